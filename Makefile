@@ -14,6 +14,7 @@
 # make pictures OF=.perdure  takes pictures of every page of a home, which must have a version that serves, for docs/pages.md
 # make test-cluster  tests what needs Ray, with a cluster of three nodes on this machine; installs Ray into .venv (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
+# make faults-cluster kills players, ranks, nodes and heads of a cluster on this machine 60 times, and writes the same (half an hour, and Ray)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -38,7 +39,7 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-cluster pictures test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-cluster pictures test-gpu check check-deploy faults faults-cluster lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -91,6 +92,9 @@ check-deploy: .venv-deploy/installed
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults
+
+faults-cluster: .venv/installed-cluster
+	$(BIN)/python -m tests.faults.cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -15,6 +15,7 @@ from contextlib import closing
 
 from perdure.agent.cluster.cluster_packages import require_cluster
 from perdure.agent.cluster.kept_pieces import KeptPieces, KeptState, summary
+from perdure.agent.cluster.on_ray.piece_actor import PieceActor
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
 from perdure.agent.cluster.on_ray.ray_runtime import RayCluster, describe, joined_ray, resolved, silence
@@ -37,19 +38,19 @@ AGAIN_S = 5.0
 """Between attempts to reach a cluster that does not answer."""
 
 
-def main() -> int:
-    """Keep the players of a home placed until its supervisor ends."""
+def main(host: type[PieceActor] = PieceActor) -> int:
+    """Keep the players of a home placed until its supervisor ends, each in an actor of this class."""
     arguments = child_parser("perdure.agent.cluster.cluster_program", __doc__).parse_args()
     loaded = load_config(arguments.config)
 
     def work(stop: Stop) -> None:
         with open_store(arguments.home) as store:
-            keep(store, loaded, stop)
+            keep(store, loaded, stop, host)
 
     return run_child(work)
 
 
-def keep(store: Store, loaded: LoadedConfig, stop: Stop) -> None:
+def keep(store: Store, loaded: LoadedConfig, stop: Stop, host: type[PieceActor] = PieceActor) -> None:
     """Join the cluster when it answers, and keep the players placed until `stop`, or until it is lost. Raises as `joined_ray` does."""
     cluster, pulse = loaded.config.cluster, Pulse(store, CLUSTER)
     require_cluster(cluster)
@@ -58,7 +59,7 @@ def keep(store: Store, loaded: LoadedConfig, stop: Stop) -> None:
     if cluster.address != "local" and not _answers(cluster.address, pulse, stop):
         return
     pulse.say("starting", "a local cluster is being started" if cluster.address == "local" else f"joins the cluster at {cluster.address}")
-    with joined_ray(store.home, cluster, stop) as joined, closing(RayPlacement()) as placement:
+    with joined_ray(store.home, cluster, stop) as joined, closing(RayPlacement(host)) as placement:
         names = [player_process(n + 1) for n in range(cluster.players)]
         kept = KeptPieces(
             placement, "player", names, cluster.player_needs, lambda name: player_order(store.home, loaded, name), time.monotonic

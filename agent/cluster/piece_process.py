@@ -28,7 +28,14 @@ LAST_WORDS_S = 5.0
 class PieceProcess:
     """A running piece. `changed` is called, in a thread of its own, when it said something and when it ended."""
 
-    def __init__(self, piece: ClusterPiece, changed: Callable[[], None], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        piece: ClusterPiece,
+        changed: Callable[[], None],
+        environment: Mapping[str, str] | None = None,
+        program: str = "perdure.agent.cluster.piece_program",
+    ) -> None:
+        """`program` is the module that does the work; who sends an order has no say in it."""
         self.key = piece.key
         self.said = ""
         """The last line that it said."""
@@ -40,7 +47,7 @@ class PieceProcess:
         self._lock = threading.Lock()
         threads = {"OMP_NUM_THREADS": str(max(1, math.ceil(piece.needs.cpus)))}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "perdure.agent.cluster.piece_program", piece.kind],
+            [sys.executable, "-P", "-m", program, piece.kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -14,10 +14,11 @@ import threading
 import time
 import traceback
 from base64 import b64encode
+from collections.abc import Mapping
 from json import dumps
 from typing import cast
 
-from perdure.agent.cluster.pieces import run_piece
+from perdure.agent.cluster.pieces import KINDS, run_piece
 from perdure.agent.cluster.placement import Kind
 from perdure.agent.processes.child import Stop, parent_pid
 from perdure.agent.processes.exit_codes import one_line
@@ -28,8 +29,8 @@ ORPHAN_GRACE_S = 3.0
 """How long a piece without a parent has to end by itself."""
 
 
-def main() -> int:
-    """Do the work of the kind in the arguments, and report."""
+def main(kinds: Mapping[Kind, str] = KINDS) -> int:
+    """Do the work of the kind in the arguments, one of these, and report."""
     reports = os.dup(1)
     os.dup2(2, 1)
     sys.path.append("")  # the working folder, last: as in `agent/cli.py`
@@ -47,7 +48,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     order = sys.stdin.buffer.read()
     try:
-        answer = run_piece(cast(Kind, sys.argv[1]), order, stop, lambda line: report("said", line))
+        answer = run_piece(cast(Kind, sys.argv[1]), order, stop, lambda line: report("said", line), kinds)
     except Exception as error:  # noqa: BLE001 - it becomes the error of the piece
         if not isinstance(error, PerdureError):
             sys.stderr.write("".join(traceback.format_exception(error)))

@@ -30,11 +30,12 @@ PAUSE_S = 0.01
 class NumberPolicy:
     """Answers with a number that depends on the whole prompt and on nothing else."""
 
-    def __init__(self, sampler: VersionRef) -> None:
+    def __init__(self, sampler: VersionRef, pause_s: float = PAUSE_S) -> None:
         self._sampler = sampler
+        self._pause_s = pause_s
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
-        time.sleep(PAUSE_S)
+        time.sleep(self._pause_s)
         return [self._sample(request) for request in requests]
 
     def _sample(self, request: Request) -> Sample:
@@ -50,18 +51,21 @@ class ScriptedModel:
     chat = ByteChat()
     context_limit = 100_000
 
+    def __init__(self, pause_s: float = PAUSE_S) -> None:
+        self._pause_s = pause_s
+
     def load(self, version: str) -> Policy:
-        return NumberPolicy(VersionRef(version))
+        return NumberPolicy(VersionRef(version), self._pause_s)
 
     def opponent(self, version: str) -> Policy:
-        return NumberPolicy(VersionRef(version))
+        return self.load(version)
 
 
-def open_scripted(store: Store, config: Config, say: Callable[[str], None]) -> Model:
+def open_scripted(store: Store, config: Config, say: Callable[[str], None], pause_s: float = PAUSE_S) -> Model:
     """The base model's files are looked at, as they name the first version, and not loaded."""
     files = resolve_model(config.model, cache_dir(), say)
     add_initial(store, files.name, files.hash)
-    return ScriptedModel()
+    return ScriptedModel(pause_s)
 
 
 if __name__ == "__main__":

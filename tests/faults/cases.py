@@ -65,7 +65,7 @@ AT_START: tuple[Point, ...] = ("mid-migration",)
 """Points on the way to a new home."""
 
 ELSEWHERE: tuple[Point, ...] = ("before-answer", "after-answer")
-"""Points of the journal and of players elsewhere; `tests/agent/cluster/test_players.py` brings them about."""
+"""Points of the journal and of players elsewhere; `tests/faults/cluster` and `tests/agent/cluster/test_players.py` bring them about."""
 
 KILLED = {name: f"kill -9 of the {name}" for name in ("actor", "learner", "supervisor")}
 KILLED_ENVIRONMENT = "kill -9 of an environment's process"

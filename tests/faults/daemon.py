@@ -11,9 +11,9 @@ from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.errors import InputError, PerdureError
 
 
-def main(home: Path, config: Path, actor: str) -> int:
+def main(home: Path, config: Path, programs: Programs) -> int:
     try:
-        with supervising(home, load_config(config), Limits(), Programs(actor=actor, learner="tests.faults.learner")) as supervisor:
+        with supervising(home, load_config(config), Limits(), programs) as supervisor:
             return supervisor.run().code
     except PerdureError as error:
         print(f"perdure: {error}", file=sys.stderr)
@@ -21,4 +21,4 @@ def main(home: Path, config: Path, actor: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2]), Programs(actor=sys.argv[3], learner="tests.faults.learner")))

@@ -40,7 +40,7 @@ tasks_per_round = 16
 [learn]
 every_episodes = 0
 [sandbox]
-trusted = ["perdure:", {rigged}]
+trusted = {trusted}
 [web]
 port = {port}
 """
@@ -67,6 +67,10 @@ class Place:
         actor: str = "tests.faults.actor",
         environments: Sequence[str] = (CHAIN, RIGGED),
         more: str = "",
+        daemon: str = "tests.faults.daemon",
+        stop_s: float = STOP_S,
+        patience_s: float = PATIENCE_S,
+        trusted: Sequence[str] = (RIGGED,),
     ) -> None:
         self.path = path
         self.home = path / "home"
@@ -74,12 +78,15 @@ class Place:
         self.acknowledged = Acknowledgements(acknowledgements_of(self.home))
         self.daemon: subprocess.Popen[bytes] | None = None
         self._actor = actor
+        self._program = daemon
+        self._stop_s = stop_s
+        self._patience_s = patience_s
         self._armed = 0
         self._kills_seen = 0
         self._witness = Witness(self.acknowledged)
         path.mkdir(parents=True, exist_ok=True)
         self.page = Server(home=self.home, port=free_port(), timeout_s=2.0)
-        named = {"model": str(model), "environments": list(environments), "rigged": RIGGED, "port": self.page.port}
+        named = {"model": str(model), "environments": list(environments), "trusted": ["perdure:", *trusted], "port": self.page.port}
         self.config.write_text(CONFIG.format(**{key: json.dumps(value) for key, value in named.items()}) + more)
 
     def __enter__(self) -> Place:
@@ -94,7 +101,7 @@ class Place:
         moment = time.monotonic()
         with (self.path / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.daemon", str(self.home), str(self.config), self._actor],
+                [sys.executable, "-m", self._program, str(self.home), str(self.config), self._actor],
                 cwd=self.path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -122,9 +129,9 @@ class Place:
         assert self.daemon is not None
         self.daemon.terminate()
         try:
-            code = self.daemon.wait(timeout=STOP_S)
+            code = self.daemon.wait(timeout=self._stop_s)
         except subprocess.TimeoutExpired:
-            raise Stuck(f"the daemon did not stop within {STOP_S:.0f} s\n{self.logs()}") from None
+            raise Stuck(f"the daemon did not stop within {self._stop_s:.0f} s\n{self.logs()}") from None
         self.daemon = None
         if code != 0:
             raise Stuck(f"a daemon that was told to stop ended with {code}\n{self.logs()}")
@@ -239,10 +246,10 @@ class Place:
 
     def wait(self, what: str, condition: Callable[[], bool], every_s: float = 0.02) -> None:
         """Raises `Stuck` where it does not come."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while not condition():
             if time.monotonic() > deadline:
-                raise Stuck(f"waited {PATIENCE_S:.0f} s for {what} in {self.path}\n{self.logs()}")
+                raise Stuck(f"waited {self._patience_s:.0f} s for {what} in {self.path}\n{self.logs()}")
             time.sleep(every_s)
 
     def logs(self) -> str:

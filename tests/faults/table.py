@@ -103,9 +103,13 @@ class Condition:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table, with a last line of sums."""
-    cells = [row.cells() for row in rows]
-    sums = ["**all**", *(sum(int(str(one[k])) for one in cells) for k in range(1, 6)), "", ""]
-    return "\n".join([_line(HEADER), _line(["---", *["---:"] * (len(HEADER) - 1)]), *map(_line, cells), _line(sums)])
+    return markdown_table(HEADER, [row.cells() for row in rows], summed=range(1, 6))
+
+
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[object]], summed: Sequence[int]) -> str:
+    """Lines of a table, and a last one with the sums of these columns."""
+    sums = ["**all**", *(sum(int(str(one[k])) for one in cells) if k in summed else "" for k in range(1, len(header)))]
+    return "\n".join([_line(header), _line(["---", *["---:"] * (len(header) - 1)]), *map(_line, cells), _line(sums)])
 
 
 def conditions_markdown(conditions: Sequence[Condition]) -> str:
@@ -113,13 +117,13 @@ def conditions_markdown(conditions: Sequence[Condition]) -> str:
     return "\n".join([_line(("condition", "what is done", "what was seen")), _line(["---"] * 3), *map(_line, rows)])
 
 
-def write_between_markers(page: Path, text: str) -> None:
+def write_between_markers(page: Path, text: str, begins: str = BEGIN, ends: str = END) -> None:
     """Replace what the last run wrote into `page`."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{page} has lost its marker {BEGIN}"
-    assert end, f"{page} has lost its marker {END}"
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    before, begin, rest = page.read_text().partition(begins)
+    _, end, after = rest.partition(ends)
+    assert begin, f"{page} has lost its marker {begins}"
+    assert end, f"{page} has lost its marker {ends}"
+    page.write_text(f"{before}{begins}\n\n{text}\n\n{ends}{after}")
 
 
 def _line(cells: Sequence[object]) -> str:

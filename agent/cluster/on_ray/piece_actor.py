@@ -23,6 +23,9 @@ NEWS_S = 10.0
 class PieceActor:
     """One piece, and what the head may ask of it. Each question may be repeated."""
 
+    program = "perdure.agent.cluster.piece_program"
+    """The module that the piece's process runs."""
+
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._process: PieceProcess | None = None
@@ -33,7 +36,7 @@ class PieceActor:
         with self._changed:
             if self._process is None:
                 piece = ClusterPiece(key=key, kind=cast(Kind, kind), order=order, needs=Needs(cpus=cpus))
-                self._process = PieceProcess(piece, self._on_change)
+                self._process = PieceProcess(piece, self._on_change, program=self.program)
 
     def node(self) -> dict[str, Any]:
         """This node's name and versions."""

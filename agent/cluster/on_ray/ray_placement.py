@@ -52,11 +52,12 @@ class _Placed:
 class RayPlacement:
     """Implements `placement.py:Placement`."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: type[PieceActor] = PieceActor) -> None:
+        """Each piece gets an actor of this class, which nodes find by its name."""
         import ray
 
         self._ray = ray
-        self._host = ray.remote(PieceActor)
+        self._host = ray.remote(host)
         self._placed: dict[str, _Placed] = {}
         self._ended: list[PieceEnd] = []
 

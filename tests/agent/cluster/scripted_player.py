@@ -28,11 +28,12 @@ PAUSE_S = 0.01
 class NumberPolicy:
     """Answers with a number that depends on the whole prompt and on nothing else."""
 
-    def __init__(self, sampler: VersionRef) -> None:
+    def __init__(self, sampler: VersionRef, pause_s: float) -> None:
         self._sampler = sampler
+        self._pause_s = pause_s
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
-        time.sleep(PAUSE_S)
+        time.sleep(self._pause_s)
         return [self._sample(request) for request in requests]
 
     def _sample(self, request: Request) -> Sample:
@@ -48,13 +49,14 @@ class ScriptedModel:
     chat = ByteChat()
     context_limit = 100_000
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, pause_s: float = PAUSE_S) -> None:
         self.hashes: dict[str, str] = {}
+        self._pause_s = pause_s
         self._ask = ask
 
     def load(self, version: str) -> Policy:
         self.hashes[version] = str(self._ask("serving", {"version": version}).head["hash"])
-        return NumberPolicy(VersionRef(version))
+        return NumberPolicy(VersionRef(version), self._pause_s)
 
     def opponent(self, version: str) -> Policy:
         return self.load(version)
