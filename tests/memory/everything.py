@@ -45,15 +45,18 @@ WATCH = EnvironmentWatch(
 )
 
 
-def fill(store: Store) -> None:
-    """Fill a fresh store. Version v1 serves, v2 is rejected, v3 is a pinned candidate; task 3 and job 3 wait, task 5 is being played."""
+def fill(store: Store, with_errands: bool = True) -> None:
+    """Fill a fresh store. Version v1 serves, v2 is rejected, v3 is a pinned candidate; task 3 and job 3 wait, task 5 is being played.
+
+    A store of a schema before 10 has no errands.
+    """
     for name, low, critical in ((ADD, 0.0, False), (SORT, -1.0, True)):
         environments.register(store, name, 1.0, low, 1.0, critical)
     environments.set_measured(store, ADD, 0.125, True)
     versions.add_initial(store, BASE, BASE_HASH)
     _live(store)
     _learn(store)
-    _probe(store)
+    _probe(store, with_errands)
     jobs.add_job(store, "third", [SORT], LearnOrder(learner="grpo"))
     for state in ("rejected", "pinned"):
         made = candidate(store)
@@ -224,11 +227,12 @@ def _learn(store: Store) -> None:
     jobs.finish_job(store, lease, learn_result(result, version=made), made)
 
 
-def _probe(store: Store) -> None:
+def _probe(store: Store, with_errands: bool) -> None:
     lease = leased_job(store, "second", ProbeOrder())
     play(store, lease, "probe-1", [1.0], seed=2**31 + 6, purpose="probe", sampler=VersionRef("v1"))
     play(store, lease, "probe-2", [0.0], seed=2**31 + 7, purpose="probe", sampler=VersionRef("v1"), state="env_error")
-    _errands(store, lease)
+    if with_errands:
+        _errands(store, lease)
     jobs.finish_job(store, lease, ProbeResult(version="v1", environments={}), None)
 
 

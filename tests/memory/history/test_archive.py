@@ -350,7 +350,7 @@ def test_a_home_of_before_the_history(tmp_path: Path) -> None:
     with create_store(home, MIGRATIONS[:MIGRATIONS_BEFORE]) as old:
         from tests.memory.everything import fill
 
-        fill(old)
+        fill(old, with_errands=False)
         digests = [tuple(row) for row in old.rows("SELECT id, digest FROM episode")]
     with create_store(home) as store:
         assert [tuple(row) for row in store.rows("SELECT id, digest FROM episode")] == digests
