@@ -69,7 +69,9 @@ def main() -> int:
         lane.result()
     broken = [*table.broken, *stuck]
     if not given.only:
-        write_between_markers(PAGE, report(table, KILLS, broken, given.seed, None if goes_on else time.monotonic() - began), BEGIN, END)
+        write_between_markers(
+            PAGE, report(table, cases.all_faults(), KILLS, broken, given.seed, None if goes_on else time.monotonic() - began), BEGIN, END
+        )
     for line in broken:
         say(f"BROKEN {line}")
     print(table.markdown(), flush=True)

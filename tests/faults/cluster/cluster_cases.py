@@ -181,3 +181,8 @@ def kill_other_head(place: ClusterPlace, other: OtherCluster, random: Random, ta
     other.close()  # its nodes, which have lost their head
     back = other.start()
     table.add(OTHER_HEAD, findings, elsewhere_s, place.all_play(back, other.mend), REJOIN_S)
+
+
+def all_faults() -> list[str]:
+    """What the table has a row for, once all was tried."""
+    return [PLAYER, JUDGE, RANK, JOURNAL, CLUSTER, RAYLET, NODE, OWN_HEAD, OTHER_HEAD, *(point for point, _ in POINTS.values())]

@@ -122,7 +122,7 @@ class ClusterTable:
         return markdown_table(HEADER, [row.cells() for row in self.rows()], summed=range(1, 6))
 
 
-def report(table: ClusterTable, kills: int, broken: Sequence[str], seed: int, seconds: float | None) -> str:
+def report(table: ClusterTable, faults: Sequence[str], kills: int, broken: Sequence[str], seed: int, seconds: float | None) -> str:
     """What is written into the page; without seconds if it was done in several runs."""
     cores = len(os.sched_getaffinity(0))
     about = (
@@ -131,8 +131,10 @@ def report(table: ClusterTable, kills: int, broken: Sequence[str], seed: int, se
         f"{'in several runs' if seconds is None else f'in {seconds / 60:.0f} minutes'}"
         f"{'' if table.times >= kills else f', and not {kills}: it was ended early'}."
     )
+    missing = [fault for fault in faults if not table.times_of(fault)]
+    not_tried = [f"Not tried in this run: {'; '.join(missing)}."] if missing else []
     told = [f"- **{line}**" for line in broken]
-    return "\n\n".join([about, table.markdown(), *(["\n".join(told)] if told else [])])
+    return "\n\n".join([about, table.markdown(), *not_tried, *(["\n".join(told)] if told else [])])
 
 
 def _times(seconds: Sequence[float]) -> tuple[str, str]:
