@@ -82,7 +82,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     _, container = stateful_set()
     for probe in ("startupProbe", "livenessProbe"):
         yield probe, container[probe]["exec"]["command"]
-    for line in re.findall(r"^ *(perdure .*)$", (DEPLOY / "perdure-backup").read_text(), re.MULTILINE):
+    for line in re.findall(r"^ *(?:if ! )?(perdure [^;\n]*)", (DEPLOY / "perdure-backup").read_text(), re.MULTILINE):
         yield "perdure-backup", shlex.split(line)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,15 +234,27 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.fixture
+def ctrl_c_counts() -> Iterator[None]:
+    """A suite that a shell runs in the background ignores SIGINT, and so would the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.processes
+@pytest.mark.usefixtures("ctrl_c_counts")
 def test_ctrl_c_ends_a_question(full: Store) -> None:
     command = [sys.executable, "-m", "perdure.agent.cli", "sql", LONG, "--home", str(full.home)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
-    while _cpu_s(running.pid) < 4:  # by then it is at work, however busy the machine is
-        assert running.poll() is None
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=30)
+    try:
+        while _cpu_s(running.pid) < 4:  # by then it is at work, however busy the machine is
+            assert running.poll() is None
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    finally:
+        running.kill()
     assert (running.returncode, out, err) == (130, "", "perdure: interrupted\n")
 
 
@@ -266,6 +279,7 @@ such a place Python prints the traceback, and goes on, as if nobody had pressed 
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("ctrl_c_counts")
 @pytest.mark.parametrize("module", ["duckdb", "pyarrow.dataset"])
 def test_ctrl_c_while_modules_are_loaded(full: Store, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, "sql", "select 1", "--home", str(full.home)]
