@@ -113,6 +113,10 @@ class BenchHead:
         os.killpg(self.processes[name].pid, signal.SIGKILL)
         self.processes.pop(name).wait(timeout=PATIENCE_S)
 
+    def freeze(self, name: str, frozen: bool) -> None:
+        """Stop a process and all that it started, or let them go on."""
+        os.killpg(self.processes[name].pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
     def log(self, name: str) -> str:
         return (self.path / f"{name}.log").read_text()
 

@@ -131,8 +131,18 @@ def bench_loss(folder: Path, players: int, say: Callable[[str], None], silence_s
         victim = head.start_players(players)[0]
         owner = f"player:{victim}-%"
         held = "SELECT id, attempt FROM task WHERE owner LIKE ? AND state = 'leased'"
+
+        def frozen_at_work() -> bool:
+            """Between two leases a player has no task for a moment: then it goes on."""
+            head.freeze(victim, True)
+            if head.rows(held, (owner,)):
+                return True
+            head.freeze(victim, False)
+            return False
+
         head.wait("tasks of the player", lambda: head.rows(held, (owner,)))
         time.sleep(SETTLE_S)
+        head.wait("tasks of the player", frozen_at_work)
         head.kill(victim)
         killed_s = time.monotonic()
         lost = head.rows(held, (owner,))
