@@ -236,7 +236,7 @@ def page_check(home: Path, loaded: LoadedConfig) -> Check:
         if token_path(home, web.token_file).exists():
             read_token(token_path(home, web.token_file))
         if not lock_is_held(home):
-            listen(web).close()
+            listen(web.host, web.port, "web.host", "web.port").close()
     except PerdureError as error:
         return Check(name="page", level="warning", found=str(error))
     return Check(name="page", level="ok", found=address_of(web))

@@ -48,16 +48,19 @@ def address_of(web: WebSection) -> str:
     return f"http://[{web.host}]:{web.port}" if ":" in web.host else f"http://{web.host}:{web.port}"
 
 
-def listen(web: WebSection) -> socket.socket:
-    """A socket that listens there. Raises `Unavailable` if the port is taken, and `InputError` if this machine has no such address."""
-    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+def listen(host: str, port: int, host_setting: str, port_setting: str) -> socket.socket:
+    """A socket that listens there, as these settings say.
+
+    Raises `Unavailable` if the port is taken, and `InputError` if this machine has no such address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((web.host, web.port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:  # perhaps by one that is about to end
-            raise Unavailable(f"port {web.port} of {web.host} is in use by another program: choose another with web.port") from error
+            raise Unavailable(f"port {port} of {host} is in use by another program: choose another with {port_setting}") from error
         why = (error.strerror or str(error)).partition(" (while ")[0]  # Python says the address once more
-        raise InputError(f"cannot listen on {web.host}:{web.port}: {why}; choose others with web.host, web.port") from error
+        raise InputError(f"cannot listen on {host}:{port}: {why}; choose others with {host_setting}, {port_setting}") from error
 
 
 def require_token_beyond_loopback(home: Path, web: WebSection) -> None:

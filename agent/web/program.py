@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue
-
-import uvicorn
-from fastapi import FastAPI
 
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import WEB
 from perdure.agent.processes.pulse import BEAT_S
 from perdure.agent.web.application import application
-from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
+from perdure.agent.web.patient_server import serve_until
 from perdure.agent.web.tokens import TokenFile, token_path
 from perdure.agent.web_conditions import address_of, listen, require_token_beyond_loopback
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import beat
 from perdure.memory.store import open_store
-
-LOOK_S = 0.25
-"""How often it looks whether it is to end."""
 
 
 def main() -> int:
@@ -62,8 +55,9 @@ def serve(home: Path, loaded: LoadedConfig, stop: Callable[[], bool], alive: Cal
             print(f"{trouble}; until then nobody is let in", file=sys.stderr, flush=True)
         alive(address_of(web))
 
-    with listen(web) as listener:
-        asyncio.run(_serve(app, listener, stop, watch))
+    with listen(web.host, web.port, "web.host", "web.port") as listener:
+        # its streams of events would hold the server up
+        asyncio.run(serve_until(app, listener, stop, each_look=watch, at_end=app.state.live.close))
 
 
 def _beating(home: Path) -> Callable[[str], None]:
@@ -83,45 +77,6 @@ def _beating(home: Path) -> Callable[[str], None]:
 
     threading.Thread(target=write, name="beats", daemon=True).start()
     return alive
-
-
-async def _serve(app: FastAPI, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=IDLE_S,
-            timeout_graceful_shutdown=2,
-            ws="none",
-            lifespan="off",
-            loop="asyncio",
-            http=PatientProtocol,
-            h11_max_incomplete_event_size=HEAD_BYTES,
-        )
-    )
-
-    async def watch() -> None:
-        while not stop():
-            alive()
-            await asyncio.sleep(LOOK_S)
-        app.state.live.close()  # else their streams would hold the server up
-        server.should_exit = True
-
-    watching = asyncio.create_task(watch())
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        watching.cancel()
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, which may have other things to end."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 if __name__ == "__main__":

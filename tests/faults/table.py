@@ -38,10 +38,7 @@ class Row:
     @property
     def broken(self) -> list[str]:
         """What was not as it must be, in words."""
-        told = [f"{self.fault}: {line}" for found in self.findings for line in found.broken]
-        told += [f"{self.fault}: {found.lost} turns lost" for found in self.findings if found.lost]
-        told += [f"{self.fault}: {found.twice} members completed twice" for found in self.findings if found.twice]
-        told += [f"{self.fault}: {found.doubled} episodes in two batches" for found in self.findings if found.doubled]
+        told = broken_rules(self.fault, self.findings)
         if self.limit_s is not None and max(self.seconds, default=0.0) > self.limit_s:
             told.append(f"{self.fault}: it took {max(self.seconds):.1f} s to serve again, and not under {self.limit_s:g}")
         return told
@@ -49,11 +46,7 @@ class Row:
     def cells(self) -> tuple[object, ...]:
         return (
             self.fault,
-            len(self.findings),
-            sum(found.lost for found in self.findings),
-            sum(found.twice for found in self.findings),
-            sum(found.doubled for found in self.findings),
-            sum(len(found.broken) for found in self.findings),
+            *sums(self.findings),
             f"{median(self.seconds):.2f} s" if self.seconds else "-",
             f"{max(self.seconds):.2f} s" if self.seconds else "-",
         )
@@ -99,6 +92,26 @@ class Condition:
     done: str
     seen: str
     broken: tuple[str, ...] = ()
+
+
+def broken_rules(fault: str, findings: Sequence[Findings]) -> list[str]:
+    """What was not as it must be after a fault, in words."""
+    told = [f"{fault}: {line}" for found in findings for line in found.broken]
+    told += [f"{fault}: {found.lost} turns lost" for found in findings if found.lost]
+    told += [f"{fault}: {found.twice} members completed twice" for found in findings if found.twice]
+    told += [f"{fault}: {found.doubled} episodes in two batches" for found in findings if found.doubled]
+    return told
+
+
+def sums(findings: Sequence[Findings]) -> tuple[int, ...]:
+    """How often a fault was tried, and what was lost, completed twice, doubled and otherwise broken in all."""
+    return (
+        len(findings),
+        sum(found.lost for found in findings),
+        sum(found.twice for found in findings),
+        sum(found.doubled for found in findings),
+        sum(len(found.broken) for found in findings),
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ def _ask(home: Path, repeats: int) -> tuple[list[AskedSql], list[float]]:
         files = [str(home / shard.place) for shard in shards(store)]
     for _ in range(repeats):
         for what, question in QUESTIONS.items():
-            seconds[what].append(timed(lambda question=question: _answer(home, question))[1])  # type: ignore[misc]
+            seconds[what].append(timed(partial(_answer, home, question))[1])
         alone.append(timed(lambda: duckdb.connect().execute(ALONE, [files]).fetchall())[1])
     return [AskedSql(what=what, seconds=times) for what, times in seconds.items()], alone
 

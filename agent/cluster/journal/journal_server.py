@@ -11,19 +11,14 @@ import hashlib
 import hmac
 import os
 import resource
-import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.cluster.cluster_token import cluster_token
 from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, Body, read_message
-from perdure.agent.cluster.journal.journal_socket import listen_for_players
 from perdure.agent.cluster.journal.known_players import KnownPlayers, PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.ledger import PATHS
 from perdure.agent.cluster.journal.version_parts import version_part
@@ -31,12 +26,12 @@ from perdure.agent.cluster.journal.writer import Writer
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import child_parser, run_child
 from perdure.agent.processes.process_names import JOURNAL
-from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
+from perdure.agent.web.patience import PatientProtocol
+from perdure.agent.web.patient_server import serve_until
+from perdure.agent.web_conditions import listen
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, Unavailable
 from perdure.memory.processes import beat
 
-LOOK_S = 0.25
-"""How often it looks whether it is to end."""
 ANSWER_S = 60.0
 """The longest that an answer may take."""
 TYPE = (b"content-type", b"application/octet-stream")
@@ -71,11 +66,11 @@ def serve_journal(home: Path, settings: ClusterSection, stop: Callable[[], bool]
         detail = f"at {settings.listen}:{settings.journal_port}: {len(known)} player{'' if len(known) == 1 else 's'}"
         beat(store, JOURNAL, os.getpid(), "serving", detail)
 
-    with listen_for_players(settings) as listener:
+    with listen(settings.listen, settings.journal_port, "cluster.listen", "cluster.journal_port") as listener:
         writer = Writer(home, players, say)
         writer.start()
         try:
-            asyncio.run(_serve(JournalApp(home, token, players, writer), listener, stop))
+            asyncio.run(serve_until(JournalApp(home, token, players, writer), listener, stop, protocol=PlayersProtocol))
         finally:
             writer.end()
 
@@ -150,48 +145,10 @@ async def _received(receive: Any, length: int) -> bytes | None:
             return b"".join(parts) if size == length else None
 
 
-async def _serve(app: JournalApp, listener: socket.socket, stop: Callable[[], bool]) -> None:
-    server = _JournalServer(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=IDLE_S,
-            timeout_graceful_shutdown=2,
-            ws="none",
-            lifespan="off",
-            loop="asyncio",
-            http=PlayersProtocol,
-            h11_max_incomplete_event_size=HEAD_BYTES,
-        )
-    )
-
-    async def watch() -> None:
-        while not stop():
-            await asyncio.sleep(LOOK_S)
-        server.should_exit = True
-
-    watching = asyncio.create_task(watch())
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        watching.cancel()
-
-
 class PlayersProtocol(PatientProtocol):
     """Ends slow connections as the page does; each player has two."""
 
     most = 4096
-
-
-class _JournalServer(uvicorn.Server):
-    """Leaves signals to the process."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 if __name__ == "__main__":

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import sys
-import time
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.fakes import END, ByteChat
+from tests.fakes import ByteChat
 from tests.faults.acknowledged import AcknowledgingJournal
+from tests.faults.number_policy import PAUSE_S, NumberPolicy
 
 from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder
 from perdure.agent.cluster.playing.remote_player import PlayerParts, main
 from perdure.agent.config import Config
-from perdure.envs.policy import Policy, Request, Sample
+from perdure.envs.policy import Policy
 from perdure.memory.json_value import Document
-from perdure.memory.layout.blobs import pack_ids
 from perdure.memory.records import VersionRef
 
 BASE_HASH = "hash-of-tiny"
-PAUSE_S = 0.01
-"""What a round of generation takes, so that a process is not always in a transaction when it is killed."""
-
-
-class NumberPolicy:
-    """Answers with a number that depends on the whole prompt and on nothing else."""
-
-    def __init__(self, sampler: VersionRef, pause_s: float) -> None:
-        self._sampler = sampler
-        self._pause_s = pause_s
-
-    def generate(self, requests: Sequence[Request]) -> list[Sample]:
-        time.sleep(self._pause_s)
-        return [self._sample(request) for request in requests]
-
-    def _sample(self, request: Request) -> Sample:
-        number = zlib.crc32(pack_ids(request.prompt_ids))
-        ids = (*str(number).encode()[: request.max_tokens - 1], END)
-        logprobs = tuple(-(number % 97) / 97 - k for k in range(len(ids)))
-        return Sample(action_ids=ids, logprobs=logprobs, finish="stop", sampler=self._sampler)
 
 
 class ScriptedModel:

@@ -7,16 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.agent.studies.study_cells import run_here
 
-from perdure.agent.cluster.local_placement import LocalPlacement
-from perdure.agent.cluster.placement import Needs, Placement
+from perdure.agent.cluster.placement import Placement
 from perdure.agent.studies.catalogue import StudySettings, prepare_study
 from perdure.agent.studies.cells import CellResult, Study
 from perdure.agent.studies.elsewhere.cell_order import asked
@@ -29,19 +27,6 @@ NAME, SETTINGS = "mode-seeking", StudySettings(small=True, seeds=1)
 WAIT_S = 200.0
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.cluster)])
-def placement(request: pytest.FixtureRequest) -> Iterator[Placement]:
-    if request.param == "local":
-        made: Placement = LocalPlacement(Needs(cpus=2, memory_gib=2))
-    else:
-        request.getfixturevalue("ray_cluster")
-        from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
-
-        made = RayPlacement()
-    with closing(made):
-        yield made
 
 
 def part(number: int) -> Study:

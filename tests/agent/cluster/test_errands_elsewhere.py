@@ -43,7 +43,7 @@ def test_errands_are_played_before_live_tasks_and_their_scores_come_back_in_orde
             head.wait("the live tasks", lambda: head.tasks("done") == 2)
         scores = scores_of_batch(store, job, batch)
         assert [len(one) for one in scores] == [2] * 4
-        assert scores[:3] == [(1.0, 1.0)] * 3, "whoever walks to the end succeeds"
+        assert scores[:3] == [(1.0, 1.0)] * 3, "an episode that walks to the end succeeds"
         played = [get_episode(store, entry.id) for entry in list_episodes(store, limit=99)]
         probes = [one for one in played if one.purpose == "probe"]
         assert sorted((one.environment, one.seed) for one in probes) == sorted(draws * 2)

@@ -114,7 +114,7 @@ def test_another_program_on_the_port_is_told_from_a_journal(tmp_path: Path) -> N
         with pytest.raises(InputError, match="no journal of Perdure: another program has the port"):
             hello(client)
         (tmp_path / "home").mkdir()
-        with pytest.raises(Unavailable, match=r"is in use by another program: choose another port with cluster.journal_port"):
+        with pytest.raises(Unavailable, match=r"is in use by another program: choose another with cluster.journal_port"):
             serve_journal(tmp_path / "home", ClusterSection(journal_port=other.server_port), lambda: True)
         client.close()
         other.shutdown()

@@ -7,12 +7,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
-from perdure.agent.cluster.local_placement import LocalPlacement
 from perdure.agent.cluster.placement import ClusterPiece, Needs, PieceEnd, PieceStanding, Placement
 from perdure.memory.errors import InputError
 
@@ -20,19 +19,6 @@ WAIT_S = 120.0
 """The longest that a piece may take to begin or to end on a busy machine."""
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.cluster)])
-def placement(request: pytest.FixtureRequest) -> Iterator[Placement]:
-    if request.param == "local":
-        made: Placement = LocalPlacement(Needs(cpus=2, memory_gib=2))
-    else:
-        request.getfixturevalue("ray_cluster")
-        from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
-
-        made = RayPlacement()
-    with closing(made):
-        yield made
 
 
 SMALL = Needs(cpus=0.25)

@@ -46,7 +46,7 @@ def test_a_player_elsewhere_plays_live_tasks_as_the_actor_does(head: Head) -> No
     nothing_lost_or_doubled(head)
 
 
-def test_whoever_is_killed_nothing_acknowledged_is_lost_and_nothing_is_played_twice(head: Head) -> None:
+def test_no_death_loses_what_was_acknowledged_or_has_anything_played_twice(head: Head) -> None:
     """A player dies after an answer, the journal before one and at any moment, a player at any moment, and one is frozen."""
     queue(head, WALK, 12)
     head.start_journal()

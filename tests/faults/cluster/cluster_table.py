@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.faults.invariants import Findings
-from tests.faults.table import markdown_table
+from tests.faults.table import broken_rules, markdown_table, sums
 
 BEGIN, END = "<!-- faults-cluster: written by `make faults-cluster` -->", "<!-- faults-cluster: end -->"
 ELSEWHERE_S = 20.0
@@ -48,10 +48,7 @@ class ClusterRow:
     @property
     def broken(self) -> list[str]:
         """What was not as it must be, in words."""
-        told = [f"{self.fault}: {line}" for found in self.findings for line in found.broken]
-        told += [f"{self.fault}: {found.lost} turns lost" for found in self.findings if found.lost]
-        told += [f"{self.fault}: {found.twice} members completed twice" for found in self.findings if found.twice]
-        told += [f"{self.fault}: {found.doubled} episodes in two batches" for found in self.findings if found.doubled]
+        told = broken_rules(self.fault, self.findings)
         for what, seconds, most_s in (
             ("its work to go on elsewhere", self.elsewhere_s, ELSEWHERE_S),
             ("all to play again", self.again_s, self.again_most_s),
@@ -63,11 +60,7 @@ class ClusterRow:
     def cells(self) -> tuple[object, ...]:
         return (
             self.fault,
-            len(self.findings),
-            sum(found.lost for found in self.findings),
-            sum(found.twice for found in self.findings),
-            sum(found.doubled for found in self.findings),
-            sum(len(found.broken) for found in self.findings),
+            *sums(self.findings),
             *_times(self.elsewhere_s),
             *_times(self.again_s),
         )

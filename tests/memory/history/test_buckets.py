@@ -31,7 +31,7 @@ from perdure.memory.upkeep.prune import Keep, prune
 pytestmark = pytest.mark.processes
 needs_moto = pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto is not installed: make test-history")
 LIMIT_S = 45
-"""Every refusal comes within it; a store that says nothing is given up after two requests of 20 s."""
+"""Every refusal comes within it; a store that does not answer is given up after two requests of 20 s."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Gates whose draws others play: the verdict is that of one machine, whoever plays what, and nothing waits for ever."""
+"""Gates whose draws others play: the verdict is that of one machine, whichever player plays what, and nothing waits for ever."""
 
 from __future__ import annotations
 
