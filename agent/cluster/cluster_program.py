@@ -56,7 +56,7 @@ def keep(store: Store, loaded: LoadedConfig, stop: Stop, host: type[PieceActor] 
     require_cluster(cluster)
     os.environ.update(ray_environment(store.home, cluster, dict(os.environ)))
     forget_processes(store, PLAYER_PREFIX, 0)
-    if cluster.address != "local" and not _answers(cluster.address, pulse, stop):
+    if cluster.address != "local" and not _answers(store, cluster.address, pulse, stop):
         return
     pulse.say("starting", "a local cluster is being started" if cluster.address == "local" else f"joins the cluster at {cluster.address}")
     with joined_ray(store.home, cluster, stop) as joined, closing(RayPlacement(host)) as placement:
@@ -70,7 +70,7 @@ def keep(store: Store, loaded: LoadedConfig, stop: Stop, host: type[PieceActor] 
             forget_processes(store, PLAYER_PREFIX, 0)
 
 
-def _answers(address: str, pulse: Pulse, stop: Stop) -> bool:
+def _answers(store: Store, address: str, pulse: Pulse, stop: Stop) -> bool:
     """Wait until something listens at the address; False if this process is to end."""
     while not stop():
         try:
@@ -79,7 +79,10 @@ def _answers(address: str, pulse: Pulse, stop: Stop) -> bool:
             why = str(error)
         if why is None:
             return True
-        pulse.say("waiting", f"{why}; players elsewhere wait, and it is joined when it is back")
+        said = f"{why}; players elsewhere wait, and it is joined when it is back"
+        if pulse.latest != ("waiting", said):
+            record_event(store, "waiting", CLUSTER, said)
+        pulse.say("waiting", said)
         until_s = time.monotonic() + AGAIN_S
         while time.monotonic() < until_s and not stop():
             time.sleep(LOOK_S)
@@ -110,7 +113,7 @@ def _keep_placed(store: Store, joined: RayCluster, placement: Placement, kept: K
                     shown[one.name] = one
                     beat(store, one.name, os.getpid(), one.state, one.detail)
         waiting = any(one.state == "waiting" for one in states)
-        pulse.say("waiting" if waiting else "serving", f"{describe(joined)}; players: {summary(states)}" if joined.nodes else None)
+        pulse.say("waiting" if waiting else "serving", f"{describe(joined)}; players: {summary(states)}")
 
 
 if __name__ == "__main__":

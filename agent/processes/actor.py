@@ -99,9 +99,11 @@ class Actor:
 def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
     """The model that the configuration names, on its engine."""
     from perdure.agent.processes.open_engine import open_engine
-    from perdure.learners.engines.serving_model import serve
 
-    return serve(store, open_engine(store, config, seed=config.seed, say=say))
+    engine = open_engine(store, config, seed=config.seed, say=say)
+    from perdure.learners.engines.serving_model import serve  # loads torch, as an engine does
+
+    return serve(store, engine)
 
 
 def store_journal(store: Store) -> Journal:

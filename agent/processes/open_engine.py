@@ -26,10 +26,10 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
     Raises `InputError` if the configuration cannot work here, `RuntimeFailure` if the model cannot be fetched, and `Unavailable` if no
     server answers in time.
     """
-    from perdure.learners.chat.template_check import differences
-
     chat = chat_settings(config, home_began(store))
     engine = _opened(store, config, chat, seed, say)
+    from perdure.learners.chat.template_check import differences
+
     keep_chat(store.home, engine.files.path, chat, differences(engine.chat))
     return engine
 
@@ -45,11 +45,12 @@ def _opened(store: Store, config: Config, chat: ChatSettings, seed: int, say: Ca
         Replicas(store.home, server_limits(config), say).close()
         files = resolve_model(config.model, cache_dir(), say, store.home)
         return VllmEngine(files, store.home, server_limits(config), lambda line: record_event(store, "vllm", "engine", line), chat)
-    from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 
     files = resolve_model(config.model, cache_dir(), say, store.home)
-    say(f"loading {files.name}")
+    say(f"loading {files.name}")  # with torch, which takes seconds: a model that is not there is told at once
+    from perdure.learners.engines.version_loading import open_transformers_engine
+
     return open_transformers_engine(store, files, device=config.device, seed=seed, chat=chat)
 
 

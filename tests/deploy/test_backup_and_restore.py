@@ -87,6 +87,7 @@ def lines_of_restoring() -> str:
     return "\n".join(["set -eu", *lines])
 
 
+@pytest.mark.long
 def test_a_restored_home_serves_what_the_lost_one_did(shell: Shell, home: Path) -> None:
     backups = shell.folder / "backups"
     backups.mkdir()

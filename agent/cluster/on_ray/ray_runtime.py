@@ -39,7 +39,7 @@ class RayCluster:
     address: str
     own: OwnRay | None
     """Its processes, if it is ours."""
-    nodes: list[NodeRoom] = field(default_factory=list)
+    nodes: list[NodeRoom]
     """Those that take pieces, when they were last asked for."""
     _heard_s: float = field(default_factory=time.monotonic)
     _asked_s: float = 0.0
@@ -85,7 +85,7 @@ def joined_ray(home: Path, cluster: ClusterSection, stop: Callable[[], bool] = l
         _connect(address, own, until_s)
         if own is not None:
             own.add_nodes()
-        yield RayCluster(address=address, own=own)
+        yield RayCluster(address=address, own=own, nodes=rooms())
     finally:
         _disconnect()
         if own is not None:
@@ -179,6 +179,6 @@ def _disconnect() -> None:
 
 def describe(cluster: RayCluster) -> str:
     """The cluster in a few words: '10.0.0.1:6379, 2 nodes, 16 cores, 2 GPUs'."""
-    nodes = cluster.nodes or rooms()
+    nodes = cluster.nodes
     cores, gpus = sum(node.total.cpus for node in nodes), sum(node.total.gpus for node in nodes)
     return f"{cluster.address}, {len(nodes)} node{'' if len(nodes) == 1 else 's'}, {cores:g} cores, {gpus:g} GPUs"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.agent.stand_ins import Place, plays
 from tests.agent.web.servers import free_port
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
-from perdure.agent.cluster.on_ray.own_ray import HEAD_HOST, OwnRay
+from perdure.agent.cluster.on_ray.own_ray import OwnRay
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.memory.processes import events
 from perdure.memory.store import open_store
@@ -27,6 +27,7 @@ from perdure.memory.store import open_store
 pytestmark = [pytest.mark.cluster, pytest.mark.processes, pytest.mark.timeout(900)]
 
 WAIT_S = 240.0
+BEGUN = "Ray runtime started"
 NOBODY_HAS_IT = "asks for 1 GPU; 0 of 2 nodes have one"
 
 
@@ -55,7 +56,7 @@ def says_why(found: dict[str, Any]) -> bool:
 
 def children(pid: int) -> dict[int, str]:
     """The command lines of the processes below this one, by number."""
-    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in lines]
     found, parents = {}, {pid}
     while new := {int(row[0]): row[2] for row in rows if int(row[1]) in parents and int(row[0]) not in found}:
@@ -76,12 +77,12 @@ def other_ray(tmp_path: Path) -> Iterator[Callable[[], OwnRay]]:
     started: list[OwnRay] = []
 
     def start() -> OwnRay:
+        log = tmp_path / "other" / "logs" / "ray.log"
+        heads = log.read_text().count(BEGUN) if log.exists() else 0
         started.append(OwnRay(tmp_path / "other", ray_environment(home, ClusterSection(), {}), port))
         until_s = time.monotonic() + WAIT_S
-        while time.monotonic() < until_s:
-            with suppress(OSError), closing(socket.create_connection((HEAD_HOST, port), 1)):
-                break
-            time.sleep(0.5)
+        while time.monotonic() < until_s and log.read_text().count(BEGUN) == heads:
+            time.sleep(0.5)  # a node that asks a head which only just listens may get no answer for 30 s
         started[-1].add_nodes()
         return started[-1]
 

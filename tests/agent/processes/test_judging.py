@@ -161,6 +161,7 @@ def test_answers_are_sampled_as_play_does_unless_the_gate_says_otherwise(store: 
     assert [pair.candidate_score for pair in pairs_of(store, result.gate) if pair.candidate_score not in (None, 0.0, 1.0)] == []
 
 
+@pytest.mark.long
 def test_alpha_shrinks_over_time_if_it_is_to_and_stays_for_a_candidate(store: Store) -> None:
     careful = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"over_time": "e-lond"})})
     same = {**SKILLS, "v1": SKILLS["v0"], "v2": SKILLS["v0"]}

@@ -27,6 +27,7 @@ def lives(condition: str, n: int) -> list[Document]:
     return [summary(*live(model, looks, Random(f"{condition} {seed}"))) for seed in range(n)]
 
 
+@pytest.mark.long
 @pytest.mark.simulation
 def test_after_thirty_good_cycles_what_loses_much_is_not_promoted() -> None:
     """With anchors that never moved, a loss of 10 points everywhere passed in .69, and one of 30 in one place in .89."""

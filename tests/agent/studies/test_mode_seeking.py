@@ -153,6 +153,7 @@ def test_the_published_numbers_and_our_check_come_out() -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.simulation
 def test_every_listed_number_comes_out_and_the_result_rests_on_the_slow_factor(tmp_path: Path) -> None:
     document = mode_seeking_document(results({"slow factor", "farther modes", "baseline", "replay", "rates"}, seeds=1))

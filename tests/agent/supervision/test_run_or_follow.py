@@ -183,6 +183,7 @@ def test_an_interrupted_command_ends_the_process_of_its_job(tmp_path: Path) -> N
     assert str(home) not in alive
 
 
+@pytest.mark.long
 def test_learn_gate_probe_and_import_on_a_tiny_model(process: Call, tmp_path: Path) -> None:
     """The whole way by commands alone, in a home that the first of them makes, on an environment of the working folder."""
     configure(tmp_path, str(tiny_llama(tmp_path / "model")), COIN, f"{COIN}?side=1")

@@ -119,6 +119,7 @@ def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
     assert document["updates"]["naive"]["mean"] == 8
 
 
+@pytest.mark.long
 def test_every_way_to_keep_old_skills_goes_through_all_stages(tmp_path: Path) -> None:
     """Also the first, which has no old environments; live play alone makes as many updates as the others."""
     file = write(tmp_path, kept_coins(tmp_path))

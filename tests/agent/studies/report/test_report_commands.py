@@ -69,6 +69,7 @@ def test_a_study_without_observations_cannot_be_compared(perdure: Call, tmp_path
     assert "has no observations to compare" in refused.err
 
 
+@pytest.mark.long
 def test_a_report_of_a_hundred_thousand_observations_takes_seconds(perdure: Call, tmp_path: Path) -> None:
     """Seconds of the processor, so that other work on the machine does not count. Plots need the extra `study`."""
     arms = {f"arm {n}": n / 20 for n in range(8)}
