@@ -50,7 +50,7 @@ from pathlib import Path
 from perdure.memory.store import create_store
 create_store(Path(sys.argv[1])).close()
 """
-LEARN = {"updates": 2, "prompts": 2, "samples": 4, "replay": 0.0, "rank": 2}
+LEARN: dict[str, Any] = {"updates": 2, "prompts": 2, "samples": 4, "replay": 0.0, "rank": 2}
 
 
 class Stuck(Exception):
@@ -222,10 +222,11 @@ class Place:
         self.wait("a new turn", served, every_s=0.005)
         return found[0]
 
-    def queue_job(self) -> int:
+    def queue_job(self, updates: int = LEARN["updates"]) -> int:
         """A learning job that comes to a promotion where nothing disturbs it."""
+        options = {**LEARN, "updates": updates}
         with open_store(self.home) as store:
-            return add_job(store, uuid4().hex, [RIGGED], LearnOrder(learner="grpo", options=LEARN, profile="economy"))
+            return add_job(store, uuid4().hex, [RIGGED], LearnOrder(learner="grpo", options=options, profile="economy"))
 
     def job(self, job: int) -> Job:
         with open_store(self.home) as store:

@@ -80,6 +80,8 @@ class JournalClient:
         self._connection.request("POST", f"/{path}", packed, headers)
         response = self._connection.getresponse()
         given = response.read(MOST_BYTES + 1)
+        if response.length and len(given) <= MOST_BYTES:  # the journal died while it answered
+            raise http.client.IncompleteRead(given, response.length)
         if response.will_close or not response.isclosed():
             self.close()
         if response.getheader("content-type") != "application/octet-stream":

@@ -19,7 +19,7 @@ from tests.agent.cluster.scripted_player import BASE_HASH
 import perdure
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, PROTOCOL, Body
+from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, PROTOCOL, Body, read_message
 from perdure.agent.cluster.journal.journal_server import serve_journal
 from perdure.agent.cluster.journal.known_players import PlayerGone
 from perdure.memory.errors import InputError, Unavailable
@@ -118,6 +118,31 @@ def test_another_program_on_the_port_is_told_from_a_journal(tmp_path: Path) -> N
             serve_journal(tmp_path / "home", ClusterSection(journal_port=other.server_port), lambda: True)
         client.close()
         other.shutdown()
+
+
+@pytest.mark.parametrize("told", [0, 3, -1])
+def test_an_answer_that_is_cut_short_is_asked_for_again(told: int) -> None:
+    whole = Body(head={"written": 3}, rest=b"as it was").packed()
+    heading = f"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {len(whole)}\r\n\r\n".encode()
+    asked: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for bytes_told in (whole[:told], whole):
+                line, _ = listener.accept()
+                with line, line.makefile("rb") as lines:
+                    headers = list(iter(lines.readline, b"\r\n"))
+                    length = next(int(one.split(b":")[1]) for one in headers if one.lower().startswith(b"content-length"))
+                    asked.append(bool(read_message(lines.read(length)).head["again"]))
+                    line.sendall(heading + bytes_told)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with closing(JournalClient(url=f"http://127.0.0.1:{listener.getsockname()[1]}", token="a token", patience_s=30.0)) as client:
+            found = client.ask("turns", {"player": "p"})
+        thread.join(30)
+    assert (found.head, found.rest) == ({"written": 3}, b"as it was")
+    assert asked == [False, True]
 
 
 def test_an_address_that_nobody_answers_at_ends_in_a_sentence_within_the_limit() -> None:

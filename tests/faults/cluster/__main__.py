@@ -116,7 +116,8 @@ def own_lane(
     rounds = ((name, fault) for n in count() for name, fault in faults_of_round(n) if given.only in ("", name))
 
     def over() -> bool:
-        return table.times >= given.kills - (0 if given.only else OTHER_HEADS) or time_is_up()
+        own = table.times - table.times_of(cases.OTHER_HEAD)
+        return own >= given.kills - (0 if given.only else OTHER_HEADS) or time_is_up()
 
     for home in count():
         if over():

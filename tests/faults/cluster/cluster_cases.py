@@ -10,6 +10,7 @@ from tests.faults.cases import linger, settle
 from tests.faults.cluster.cluster_place import AS_URGENT, ClusterPlace, found, kill
 from tests.faults.cluster.cluster_table import ClusterTable
 from tests.faults.cluster.witness import VARIABLE
+from tests.faults.invariants import Findings
 from tests.faults.place import Stuck, child_environment, descendants_of
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
@@ -21,6 +22,8 @@ JOURNAL, CLUSTER = "kill -9 of the journal", "kill -9 of the cluster process"
 RAYLET, NODE = "kill -9 of a raylet", "kill -9 of all of a node"
 OWN_HEAD, OTHER_HEAD = "kill -9 of the head of Ray, with `local`", "kill -9 of the head of Ray, of a cluster that is not ours"
 TRIES = 4
+RANK_UPDATES = 20
+"""The target is learned before, in some four."""
 REJOIN_S = 60.0
 """A cluster that is not ours is joined again within this time of its return."""
 POINTS = {"player": ("after-answer", 60), "journal": ("before-answer", 60)}
@@ -69,20 +72,31 @@ def kill_judge(place: ClusterPlace, random: Random, table: ClusterTable) -> None
 
 
 def kill_rank(place: ClusterPlace, random: Random, table: ClusterTable) -> None:
-    """A rank of a learning job elsewhere: the job is tried again, from its last update."""
-    job = place.queue_job()
+    """A rank of a learning job elsewhere, while it starts or learns: the job is tried again, from its last update."""
+    for _ in range(TRIES):
+        killed = _rank_killed_at_work(place, random)
+        if killed is not None:
+            return table.add(RANK, *killed)
+    raise Stuck(f"no rank was killed at work in {TRIES} jobs")
+
+
+def _rank_killed_at_work(place: ClusterPlace, random: Random) -> tuple[Findings, float] | None:
+    """What was found, and seconds until the job was tried again. None if the rank had done its work already."""
+    job = place.queue_job(updates=RANK_UPDATES)
     rank = found(place, "a rank", lambda: next(iter(place.ranks()), None))
     if random.random() < 0.7:
-        place.wait("an update", lambda: place.ask(f"SELECT count(*) FROM step WHERE job = {job}") > 0 or not place.ranks())
-    linger(random, 1.0)
+        place.wait("an update", lambda: place.ask(f"SELECT count(*) FROM step WHERE job = {job}") > 0)
+        linger(random, 0.3)
+    else:
+        linger(random, 2.0)
     attempt = place.job(job).attempt
     moment = kill(rank)
-    place.wait("the job to be tried again, or at its end", lambda: place.job(job).attempt > attempt or place.job(job).state == "done")
-    table.add(RANK, place.examine(), time.monotonic() - moment)
-    place.job_ends(job)
-    if place.job(job).state != "done":
+    place.wait("the job to be tried again, or to end", lambda: place.job(job).attempt > attempt or place.job(job).state == "done")
+    again_s, findings = time.monotonic() - moment, place.examine()
+    if place.job_ends(job).state != "done":
         raise Stuck(f"the job whose rank died has failed\n{place.logs()}")
     settle(place)
+    return (findings, again_s) if place.job(job).attempt > attempt else None
 
 
 def kill_cluster(place: ClusterPlace, random: Random, table: ClusterTable, fault: str = CLUSTER) -> None:

@@ -71,6 +71,7 @@ class ClusterPlace(Place):
             trusted=(CHAIN, RIGGED),
         )
         self.wanted = players
+        self._own_cluster = address == "local"
 
     def start(self, **environment: str) -> float:
         return super().start(**{VARIABLE: str(self.path), **AS_URGENT, **environment})
@@ -83,9 +84,11 @@ class ClusterPlace(Place):
         return replace(found, broken=(*found.broken, *told))
 
     def leftovers(self) -> list[int]:
-        """Also processes of the cluster."""
-        known = {os.getpid(), *([self.daemon.pid] if self.daemon is not None else [])}
-        return [*super().leftovers(), *([pid for pid in self.processes() if pid not in known] if self.daemon is None else [])]
+        """Without a daemon, also processes of its cluster; of one that is not its own, only what was placed there."""
+        if self.daemon is not None:
+            return super().leftovers()
+        placed = self.processes() if self._own_cluster else self.processes(PIECES)
+        return [*super().leftovers(), *(pid for pid in placed if pid != os.getpid())]
 
     def processes(self, *words: bytes) -> list[int]:
         """Processes of this place, wherever they hang, in whose command line these words are: each as a whole or at an end of one."""
