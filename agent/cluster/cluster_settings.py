@@ -31,7 +31,9 @@ class ClusterSection(Section):
     )
     players: int = Field(default=0, ge=0, le=1000, description="players elsewhere, beside the one on the head; each has an engine")
     player_cpus: float = Field(default=1.0, ge=0, description="cores that each player takes of its node")
-    player_gpus: float = Field(default=0.0, ge=0, description="GPUs that each player takes of its node")
+    player_gpus: float = Field(
+        default=0.0, ge=0, description="GPUs that each player takes of its node; with any it computes there, whatever `device` the head has"
+    )
     player_memory_gib: float = Field(default=0.0, ge=0, description="GiB of memory that each player takes of its node; 0 counts none")
     learners: int = Field(default=1, ge=1, le=1024, description="ranks of a learning job; 1 for the head alone")
     learner_cpus: float = Field(default=1.0, ge=0, description="cores that each rank elsewhere takes of its node")

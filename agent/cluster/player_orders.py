@@ -18,7 +18,8 @@ def player_order(home: Path, loaded: LoadedConfig, name: str) -> bytes:
     host = f"[{cluster.listen}]" if ":" in cluster.listen else cluster.listen
     folder = Path(loaded.config.model).expanduser()
     model = str(folder.resolve()) if folder.is_dir() else loaded.config.model  # a player has another working folder
-    settings = loaded.config.model_copy(update={"model": model})
+    device = "cuda" if cluster.player_gpus else loaded.config.device  # a head without a card may have players with one
+    settings = loaded.config.model_copy(update={"model": model, "device": device})
     order = {
         "name": name,
         "journal": f"http://{host}:{cluster.journal_port}",

@@ -162,7 +162,8 @@ def test_the_slurm_script_brings_the_home_back_runs_until_slurm_ends_it_and_keep
 case "$1 $2" in
     "run --config") cp "$3" {tmp_path}/used.toml; trap 'echo ended in order >> {tmp_path}/calls; exit 0' TERM
         touch {tmp_path}/runs; while true; do sleep 0.1; done;;
-    "store backup") echo database > "$3"; mkdir "$3.versions";;
+    "store backup") echo database > "$3"; mkdir "$3.versions" "$3.history"; mkdir -p "$PERDURE_HOME/panel";;
+    "store check") ls -d "$4"/* >> {tmp_path}/restored;;
 esac""",
     }
     (tmp_path / "bin").mkdir()
@@ -192,10 +193,9 @@ esac""",
     kept = tmp_path / "perdure-kept"
     assert sorted(path.name for path in kept.iterdir()) == [
         "cluster-token",
-        "last.db",
-        "last.db.versions",
-        "newest.db",
-        "newest.db.versions",
+        *(f"{name}.db{part}" for name in ("last", "newest") for part in ("", ".history", ".panel", ".versions")),
     ]
+    restored = [Path(line).name for line in (tmp_path / "restored").read_text().splitlines()]
+    assert restored == ["history", "panel", "perdure.db", "versions"]
     assert (kept / "cluster-token").stat().st_mode & 0o077 == 0
     assert not (tmp_path / "perdure-4711").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from perdure.agent.cluster.cluster_token import cluster_token, cluster_token_pat
 from perdure.agent.cluster.node_versions import other_version, versions_here
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_errors import in_one_line, is_of_node, is_passing, why_not_joined
+from perdure.agent.cluster.player_orders import player_order
+from perdure.agent.cluster.playing.player_order import read_order
 from perdure.agent.config_file import CLUSTER_VARIABLE, load_config
 from perdure.memory.errors import InputError, Unavailable
 from perdure.memory.processes import Process
@@ -35,6 +40,34 @@ def test_players_without_a_cluster_are_refused() -> None:
     with pytest.raises(InputError, match=r"cluster\.players is set and cluster\.address is empty"):
         require_cluster(ClusterSection(players=2))
     require_cluster(ClusterSection())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["run", "study run mode-seeking"])
+def test_without_ray_the_command_says_what_to_install(tmp_path: Path, command: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ray'] = None")  # as if it were not installed
+    done = subprocess.run(
+        [sys.executable, "-m", "perdure", *command.split(), "--cluster", "local"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "needs ray" in line
+    assert "pip install 'perdure[cluster]'" in line
+    assert not (tmp_path / ".perdure").exists()
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (0.5, "cuda")])
+def test_a_player_with_a_gpu_computes_there_though_the_head_has_none(tmp_path: Path, gpus: float, device: str) -> None:
+    loaded = load_config(None)
+    cluster = loaded.config.cluster.model_copy(update={"player_gpus": gpus})
+    order = read_order(player_order(tmp_path, loaded.with_config(loaded.config.model_copy(update={"cluster": cluster})), "p"))
+    assert (order.settings.device, loaded.config.device) == (device, "cpu")
 
 
 def test_the_option_of_a_run_replaces_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,6 @@
+"""`python -m perdure`: the command line of this interpreter, whatever is on the PATH."""
+
+from perdure.agent.cli import main
+
+if __name__ == "__main__":
+    main()
