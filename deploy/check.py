@@ -170,10 +170,9 @@ def policies(scratch: Path) -> Iterator[str]:
 
 def alerts(scratch: Path) -> Iterator[str]:
     """The rules of Prometheus, and their tests."""
-    if Path("alerts.yml").exists():
-        yield from run("promtool", "check", "rules", "alerts.yml")
-    for tests in sorted(map(str, Path().glob("alerts*test.yml"))):
-        yield from run("promtool", "test", "rules", tests)
+    yield from run("promtool", "check", "rules", "alerts.yml")
+    for cases in sorted(map(str, Path("../tests/agent/telemetry").glob("alert_cases*.yml"))):
+        yield from run("promtool", "test", "rules", cases)
 
 
 def run(tool: str, *arguments: str, silent: bool = False) -> Iterator[str]:

@@ -18,9 +18,9 @@ from perdure.memory.records import Lease
 from perdure.memory.store import Store
 
 DEVICE = "device"
-START, CONFINEMENT, GIVEN_UP, GOES_ON, DISK = "start", "confinement", "given up", "goes on", "disk"
-"""Kinds of events: of a daemon, whether it confines environments, that it gave something up, that this is over, and that it has no room or
-has it again."""
+START, CONFINEMENT, GIVEN_UP, GOES_ON, DISK, REJECTED = "start", "confinement", "given up", "goes on", "disk", "rejected"
+"""Kinds of events: of a daemon, whether it confines environments, that it gave something up, that this is over, that it has no room or
+has it again, and that a person rejected a version."""
 
 
 CONFINED = "environments are confined: no capabilities, all files but their own read-only"

@@ -12,7 +12,7 @@ from perdure.memory import versions
 from perdure.memory.changes import Who, check_reason, perform
 from perdure.memory.errors import Conflict
 from perdure.memory.json_value import Document
-from perdure.memory.processes import record_event
+from perdure.memory.processes import REJECTED, record_event
 from perdure.memory.records import Version
 from perdure.memory.store import Store
 
@@ -39,7 +39,7 @@ def reject(store: Store, by: Who, name: str, *, reason: str, expected: str | Non
         if versions.get_version(store, name).state == "rejected":
             raise Conflict(f"{name} is rejected already: nothing was changed")
         rejected = versions.reject(store, name)
-        record_event(store, "rejected", name, reason)
+        record_event(store, REJECTED, name, reason)
         return rejected
 
     return _move(store, change, by, "version reject", {"version": name}, reason, expected, key)

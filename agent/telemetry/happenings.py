@@ -1,6 +1,7 @@
 """What a person may want to hear of: a promotion, a rejection, a rollback, that something was given up, or that the disk is low.
 
-Promotions and rollbacks are read from the moves in the store, whichever process made them. Left out: how it is sent (`delivery.py`).
+Promotions and rollbacks are read from the moves in the store, and what a person rejects from its events, whichever process wrote them.
+Left out: how it is sent (`delivery.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from perdure.agent.show.terminal import visible
 from perdure.agent.telemetry.telemetry_settings import Notable
 from perdure.memory.contracts.orders import Job
 from perdure.memory.json_value import Document, iso_utc, to_json
-from perdure.memory.processes import GIVEN_UP
+from perdure.memory.processes import GIVEN_UP, REJECTED
 from perdure.memory.store import Store
 
 REASON_CHARACTERS = 2000
 """A longer reason is cut."""
+
+EVENTS: dict[str, Notable] = {GIVEN_UP: "give-up", REJECTED: "reject"}
+"""By the kind of the event in the store. What a job rejects is no event: it ends with a verdict."""
 
 TEXTS: dict[Notable, str] = {
     "promote": "{version} was promoted",
@@ -78,7 +82,7 @@ def news(store: Store, seen: Seen) -> tuple[list[Happening], Seen]:
     with store.read():
         now = seen_now(store)
         moves = store.rows("SELECT * FROM move WHERE id > ? AND kind IN ('promote', 'rollback') ORDER BY id", (seen.move,))
-        given_up = store.rows("SELECT * FROM event WHERE id > ? AND kind = ? ORDER BY id", (seen.event, GIVEN_UP))
+        told = store.rows("SELECT * FROM event WHERE id > ? AND kind IN (?, ?) ORDER BY id", (seen.event, *EVENTS))
     found = [
         Happening(
             key=f"move-{row['id']}",
@@ -90,8 +94,8 @@ def news(store: Store, seen: Seen) -> tuple[list[Happening], Seen]:
         for row in moves
     ]
     found += [
-        Happening(key=f"event-{row['id']}", event="give-up", subject=row["subject"], reason=row["message"], at=row["happened_at"])
-        for row in given_up
+        Happening(key=f"event-{row['id']}", event=EVENTS[row["kind"]], subject=row["subject"], reason=row["message"], at=row["happened_at"])
+        for row in told
     ]
     return found, now
 

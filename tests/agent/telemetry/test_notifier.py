@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from tests.agent.changes.conftest import ANNA
 from tests.agent.conftest import Call
 from tests.agent.stand_ins import Place
 from tests.agent.telemetry.listener import code, listening
 from tests.results import gate_result
 
+from perdure.agent.changes import version_moves
 from perdure.agent.config import Config
 from perdure.agent.supervision.disk import DiskLack
 from perdure.agent.telemetry.happenings import Happening, news, rejection, seen_now
@@ -26,26 +28,30 @@ from perdure.memory.jobs import add_job, finish_job, get_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import GIVEN_UP, events, record_event
 from perdure.memory.store import open_store
-from perdure.memory.versions import promote, rollback
+from perdure.memory.versions import add_candidate, promote, rollback
 
 SECRET = "s3cret"
 
 
-def test_moves_and_what_is_given_up_are_news_once(home: Path) -> None:
+def test_moves_what_a_person_rejects_and_what_is_given_up_are_news_once(home: Path) -> None:
     with open_store(home) as store:
         seen = seen_now(store)
         assert news(store, seen) == ([], seen)
         promote(store, "v2", "a person likes it")
         rollback(store, "v1", "and does not any more")
         record_event(store, "death", "actor", "killed: it was ended by SIGKILL")
+        (home / "versions" / "v4").mkdir()
+        add_candidate(store, None, "v4", "v1", "hash-of-v4", "versions/v4", [], None)
+        version_moves.reject(store, ANNA, "v4", reason="rude")
         record_event(store, GIVEN_UP, "learning", "after 5 jobs")
         found, seen = news(store, seen)
         assert [(one.event, one.subject, one.reason) for one in found] == [
             ("promote", "v2", "a person likes it (before: v1)"),
             ("rollback", "v1", "and does not any more (before: v2)"),
+            ("reject", "v4", "rude"),
             ("give-up", "learning", "after 5 jobs"),
         ]
-        assert len({one.key for one in found}) == 3
+        assert len({one.key for one in found}) == 4
         assert news(store, seen) == ([], seen)
 
 
