@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from perdure.agent.studies.report.report_style import stand_in, themed
@@ -25,10 +26,8 @@ _TIP = "tip "
 
 def check_plotting() -> None:
     """Raise `InputError` if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError("plots need matplotlib: `pip install 'perdure[study]'` adds it; the tables have all numbers") from error
+    if find_spec("matplotlib") is None:
+        raise InputError("plots need matplotlib: `pip install 'perdure[study]'` adds it; the tables have all numbers")
 
 
 def svg_panel(name: str, draw: Callable[[Axes], None], *, height_inches: float = HEIGHT_INCHES) -> str:
