@@ -162,7 +162,3 @@ def _keep_traceback(context: click.Context | None) -> str:
             return f"the traceback is in {logs / 'errors.log'}"
     click.echo(text, err=True)
     return "the traceback is above"
-
-
-if __name__ == "__main__":
-    main()

@@ -356,7 +356,7 @@ class _Default(dict[str, str]):
 def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
     ((_, code),) = [block for block in FENCE.findall((ROOT / "README.md").read_text()) if block[0] == "python"]
     (tmp_path / "prices.py").write_text(code)
-    command = [sys.executable, "-m", "perdure.agent.cli", "env", "check", "py:prices:Prices?goods=4&shots=3"]
+    command = [sys.executable, "-m", "perdure", "env", "check", "py:prices:Prices?goods=4&shots=3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"ok": True, "findings": []}

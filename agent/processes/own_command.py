@@ -28,7 +28,7 @@ def running_command(
     A signal to this process raises `KeyboardInterrupt` in the block, and ends the command in an orderly way; so does the death of this
     process.
     """
-    words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(home), *arguments]
+    words = [sys.executable, "-P", "-m", "perdure", "--home", str(home), *arguments]
     with _signals_as_interrupts():
         # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
         process = subprocess.Popen(

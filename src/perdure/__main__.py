@@ -1,4 +1,4 @@
-"""`python -m perdure`: the command line of this interpreter, whatever is on the PATH."""
+"""`python -m perdure`: the command line of this interpreter, whatever is on the PATH. Processes of our own are started so."""
 
 from perdure.agent.cli import main
 

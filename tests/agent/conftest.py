@@ -59,7 +59,7 @@ def process(tmp_path: Path) -> Call:
 
     def call(*arguments: str, prefix: Sequence[str] = (), cwd: Path = tmp_path, text: str = "") -> Result:
         done = subprocess.run(
-            [*prefix, sys.executable, "-m", "perdure.agent.cli", *arguments],
+            [*prefix, sys.executable, "-m", "perdure", *arguments],
             cwd=cwd,
             input=text,
             capture_output=True,

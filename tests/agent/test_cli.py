@@ -299,7 +299,7 @@ def test_the_home_may_be_named_before_or_after_the_command_or_in_the_environment
 
 @pytest.mark.processes
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
-    command = [sys.executable, "-m", "perdure.agent.cli", "--home", str(home), "env", "list"]
+    command = [sys.executable, "-m", "perdure", "--home", str(home), "env", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -324,7 +324,7 @@ def test_a_home_is_for_its_user_only(perdure: Call, tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_output_that_is_closed_or_full_is_no_bug(home: Path) -> None:
-    command = f"{sys.executable} -m perdure.agent.cli --home {home} version list"
+    command = f"{sys.executable} -m perdure --home {home} version list"
     closed = subprocess.run(["sh", "-c", f"{command} >&-"], stderr=subprocess.PIPE, text=True)
     assert (closed.returncode, closed.stderr) == (0, "")
     if Path("/dev/full").exists():

@@ -224,7 +224,7 @@ def test_found_a_terminal_that_knows_few_characters_shows_everything(process: Ca
 @pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "utf-8"])
 def test_found_any_bytes_can_be_typed(encoding: str, tmp_path: Path) -> None:
     plain = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
-    command = [sys.executable, "-m", "perdure.agent.cli", "env", "play", "perdure:copy-word", "--seed", "3"]
+    command = [sys.executable, "-m", "perdure", "env", "play", "perdure:copy-word", "--seed", "3"]
     done = subprocess.run(command, input=b"gr\xc3\xbcn \xff\n", capture_output=True, cwd=tmp_path, env=plain, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"Return 0: no success." in done.stdout

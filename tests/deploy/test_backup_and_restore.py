@@ -43,7 +43,7 @@ class Shell:
 def shell(tmp_path: Path) -> Shell:
     program = tmp_path / "bin" / "perdure"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m perdure.agent.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m perdure "$@"\n')
     program.chmod(0o755)
     path = os.pathsep.join(str(Path(entry).resolve()) for entry in (ROOT / "src", ROOT))
     environ = {**os.environ, "PATH": f"{program.parent}:/usr/bin:/bin", "PYTHONPATH": path}

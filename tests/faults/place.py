@@ -151,7 +151,7 @@ class Place:
 
     def run(self, *arguments: str, fault: str = "") -> subprocess.CompletedProcess[str]:
         """A command on this home, in a process of its own."""
-        return self._process("-m", "perdure.agent.cli", "--home", str(self.home), *arguments, fault=fault)
+        return self._process("-m", "perdure", "--home", str(self.home), *arguments, fault=fault)
 
     def _process(self, *arguments: str, fault: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -105,7 +105,7 @@ def learning(page: ServedPage, environment: str) -> Iterator[None]:
     log = page.home / "logs" / "bench-learn.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "perdure.agent.cli", *words, *given],
+            [sys.executable, "-P", "-m", "perdure", *words, *given],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

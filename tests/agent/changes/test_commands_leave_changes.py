@@ -129,7 +129,7 @@ def test_a_command_that_follows_a_job_leaves_a_row_for_it_and_one_if_it_is_cance
 ) -> None:
     with HomeLock(home):  # as a daemon holds it
         running = subprocess.Popen(
-            [sys.executable, "-m", "perdure.agent.cli", *arguments],
+            [sys.executable, "-m", "perdure", *arguments],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -158,7 +158,7 @@ def test_a_command_that_follows_a_job_leaves_a_row_for_it_and_one_if_it_is_cance
 @pytest.mark.processes
 @pytest.mark.parametrize("fault", ["mid-change", "mid-rollback"])
 def test_a_command_that_is_killed_in_the_middle_has_done_nothing(home: Path, tmp_path: Path, fault: str) -> None:
-    command = [sys.executable, "-m", "perdure.agent.cli", "version", "rollback", "--reason", "worse"]
+    command = [sys.executable, "-m", "perdure", "version", "rollback", "--reason", "worse"]
     dead = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PERDURE_FAULT": fault}, timeout=60, check=False)
     assert dead.returncode == -signal.SIGKILL
     with open_store(home) as store:
@@ -177,7 +177,7 @@ def test_of_commands_at_once_every_one_that_succeeds_has_its_row(home: Path, tmp
     done: list[tuple[str, int]] = []
 
     def call(arguments: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "perdure.agent.cli", *arguments]
+        command = [sys.executable, "-m", "perdure", *arguments]
         code = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False).returncode
         done.append((" ".join(arguments[: 1 if arguments[0] == "pause" else 2]), code))
 

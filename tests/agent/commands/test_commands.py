@@ -245,7 +245,7 @@ def test_rollback_takes_less_than_a_second_with_all_that_a_process_costs(perdure
     taken = []
     for _ in range(3):
         assert perdure("version", "promote", "v2", "--reason", "r").code == 0
-        done, seconds = timed([sys.executable, "-m", "perdure.agent.cli", "version", "rollback", "--reason", "r"], cwd=home.parent)
+        done, seconds = timed([sys.executable, "-m", "perdure", "version", "rollback", "--reason", "r"], cwd=home.parent)
         assert done.returncode == 0, done.stderr
         taken.append(seconds)
     assert min(taken) < 1.0

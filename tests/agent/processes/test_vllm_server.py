@@ -228,7 +228,7 @@ def test_what_is_left_of_a_killed_server_is_ended(tmp_path: Path) -> None:
 
 def cli(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "perdure.agent.cli", *words],
+        [sys.executable, "-m", "perdure", *words],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

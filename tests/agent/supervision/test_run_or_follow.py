@@ -165,7 +165,7 @@ def test_a_job_without_its_vllm_server_is_failed_with_the_reason(tmp_path: Path)
 def test_an_interrupted_command_ends_the_process_of_its_job(tmp_path: Path) -> None:
     configure(tmp_path, str(tiny_llama(tmp_path / "model")))
     home = tmp_path / ".perdure"
-    command = [sys.executable, "-m", "perdure.agent.cli", "probe", "--episodes", "100000"]
+    command = [sys.executable, "-m", "perdure", "probe", "--episodes", "100000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not ((home / "logs").is_dir() and any((home / "logs").iterdir())):

@@ -52,7 +52,7 @@ class Place:
 
     def run(self, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.path / f"out-{len(self.started)}").open("wb") as out:
-            command = [sys.executable, "-m", "perdure.agent.cli", "run", *arguments]
+            command = [sys.executable, "-m", "perdure", "run", *arguments]
             process = subprocess.Popen(command, cwd=self.path, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         self.started.append(process)
         return process

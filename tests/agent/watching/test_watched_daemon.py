@@ -79,7 +79,7 @@ class Life:
 
     def daemon(self) -> None:
         with (self.path / "out").open("ab") as out:
-            command = [sys.executable, "-m", "perdure.agent.cli", "run"]
+            command = [sys.executable, "-m", "perdure", "run"]
             self.started.append(subprocess.Popen(command, cwd=self.path, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": "."}))
 
     def stop(self) -> None:

@@ -106,7 +106,7 @@ def serving(
     port = free_port()
     log, config = home.parent / f"web-{port}.log", home.parent / f"web-{port}.toml"
     config.write_text(f"[web]\nport = {port}\n{settings}")
-    words = [*prefix, interpreter, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
+    words = [*prefix, interpreter, *python, "-m", "perdure", "web", "--home", str(home), "--config", str(config)]
     hidden = () if interpreter == sys.executable else ("PYTHONPATH", "PYTHONHOME")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     with log.open("wb") as output:

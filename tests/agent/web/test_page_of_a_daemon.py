@@ -143,7 +143,7 @@ def test_another_address_than_loopback_needs_a_token_that_somebody_made(place: P
     daemon = place.daemon(place.actor(PLAYS), "[web]\nhost = '0.0.0.0'\n", page=WEB)
     assert daemon.wait(timeout=30) != 0
     assert not (place.home / "perdure.db").exists()
-    command = [sys.executable, "-m", "perdure.agent.cli", "run", "--home", str(place.home), "--config", "perdure.toml"]
+    command = [sys.executable, "-m", "perdure", "run", "--home", str(place.home), "--config", "perdure.toml"]
     done = subprocess.run(command, cwd=place.path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "lets other machines ask, and there is no token yet: make one first" in done.stderr

@@ -120,7 +120,7 @@ def test_the_home_of_another_user_is_served_as_far_as_it_can_be_read(tmp_path: P
 
 
 def web(home: Path, *options: str) -> list[str]:
-    return [sys.executable, *options, "-m", "perdure.agent.cli", "web", "--home", str(home)]
+    return [sys.executable, *options, "-m", "perdure", "web", "--home", str(home)]
 
 
 def test_beside_a_daemon_that_has_the_port_it_says_so_in_one_line(place: Place) -> None:

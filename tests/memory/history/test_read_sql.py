@@ -245,7 +245,7 @@ def ctrl_c_counts() -> Iterator[None]:
 @pytest.mark.processes
 @pytest.mark.usefixtures("ctrl_c_counts")
 def test_ctrl_c_ends_a_question(full: Store) -> None:
-    command = [sys.executable, "-m", "perdure.agent.cli", "sql", LONG, "--home", str(full.home)]
+    command = [sys.executable, "-m", "perdure", "sql", LONG, "--home", str(full.home)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
     try:
         while _cpu_s(running.pid) < 4:  # by then it is at work, however busy the machine is

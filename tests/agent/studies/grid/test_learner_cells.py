@@ -135,7 +135,7 @@ def test_every_way_to_keep_old_skills_goes_through_all_stages(tmp_path: Path) ->
 def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Path) -> None:
     """It is killed in the middle of a run, after an update; that run then resumes."""
     file = write(tmp_path, stream_coins(tmp_path).replace("updates = 4", "updates = 40"))
-    words = [sys.executable, "-m", "perdure.agent.cli", "study", "run", str(file), "--keep", str(tmp_path / "kept"), "--json"]
+    words = [sys.executable, "-m", "perdure", "study", "run", str(file), "--keep", str(tmp_path / "kept"), "--json"]
     folder = tmp_path / "kept" / "coin-stream"
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
