@@ -19,7 +19,7 @@ from perdure.agent.cluster.cluster_settings import HOST_PORT, ClusterSection
 from perdure.agent.cluster.on_ray.own_ray import OwnRay
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_errors import why_not_joined
-from perdure.agent.cluster.on_ray.ray_nodes import limited, rooms
+from perdure.agent.cluster.on_ray.ray_nodes import ASK_S, limited, rooms
 from perdure.agent.cluster.room import NodeRoom
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
@@ -58,7 +58,7 @@ class RayCluster:
         why = silence(self.address)
         if why is None:
             try:
-                self.nodes = rooms()
+                self.nodes = _nodes(self.address, self.own)
                 self._heard_s = time.monotonic()
             except Unavailable as error:
                 why = str(error)
@@ -85,7 +85,7 @@ def joined_ray(home: Path, cluster: ClusterSection, stop: Callable[[], bool] = l
         _connect(address, own, until_s)
         if own is not None:
             own.add_nodes()
-        yield RayCluster(address=address, own=own, nodes=rooms())
+        yield RayCluster(address=address, own=own, nodes=_nodes(address, own))
     finally:
         _disconnect()
         if own is not None:
@@ -115,8 +115,22 @@ def silence(address: str) -> str | None:
         socket.create_connection((parts["host"].strip("[]"), int(parts["port"])), PROBE_S).close()
     except OSError as error:
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        return f"the cluster at {address} does not answer ({why[:1].lower()}{why[1:]}): start it there, or change cluster.address"
+        return _unanswered(address, f"{why[:1].lower()}{why[1:]}")
     return None
+
+
+def _unanswered(address: str, why: str) -> str:
+    return f"the cluster at {address} does not answer ({why}): start it there, or change cluster.address"
+
+
+def _nodes(address: str, own: OwnRay | None) -> list[NodeRoom]:
+    """What nodes that take pieces there are. Raises `Unavailable`, for a cluster that is not ours with what to do."""
+    try:
+        return rooms()
+    except Unavailable as error:
+        if own is not None:
+            raise
+        raise Unavailable(_unanswered(address, f"no answer to a question within {ASK_S:g} s")) from error
 
 
 def _wait_for(address: str, own: OwnRay | None, until_s: float, stop: Callable[[], bool]) -> None:
