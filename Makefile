@@ -39,6 +39,9 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
+# Without their compiled files the processes that tests start compile all that they import, each anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-cluster pictures test-gpu check check-deploy faults faults-cluster lint format clean
 
 run: .venv/installed

@@ -171,8 +171,7 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     store = _connect(home, mode="rwc", autocheckpoint=CHECKPOINT_PAGES)
     try:
         if _schema_version(store, migrations) < len(migrations):
-            with store.write():
-                _migrations(migrations).apply(store.db)
+            _migrate(store, migrations)
             if (version := _schema_version(store, migrations)) != len(migrations):
                 raise RuntimeFailure(f"the store in {home} has schema {version} after its migrations: it is damaged; restore a backup")
         _check_versions(store)
@@ -288,6 +287,12 @@ def _schema_version(store: Store, migrations: Sequence[str]) -> int:
             "install that one, or name another folder with --home"
         )
     return version
+
+
+def _migrate(store: Store, migrations: Sequence[str]) -> None:
+    """Apply those that the store has not had, all in one transaction."""
+    with store.write():
+        _migrations(migrations).apply(store.db)
 
 
 def _migrations(scripts: Sequence[str]) -> Migrations:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -34,6 +34,28 @@ def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[No
     yield
     if started and not any(request.node.get_closest_marker(mark) for mark in ("processes", "vllm")):
         pytest.fail(f"it starts {started[0]} and is not marked: pytest.mark.processes")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new store goes through all migrations, in a tenth of a second, and the tests make some two thousand: one does, the rest are copies.
+
+    Only in this process: a store that a process of a test makes is migrated, and so is one with other migrations, tables or pages.
+    """
+    from perdure.memory import store as module
+
+    migrate = module._migrate
+    with module.create_store(tmp_path_factory.mktemp("migrated")) as first, pytest.MonkeyPatch.context() as patch:
+
+        def copy(store: module.Store, migrations: Sequence[str]) -> None:
+            new = not store.rows("SELECT 1 FROM sqlite_master") and store.rows("PRAGMA page_size") == first.rows("PRAGMA page_size")
+            if new and migrations is module.MIGRATIONS:
+                first.conn.backup(store.conn)
+            else:
+                migrate(store, migrations)
+
+        patch.setattr(module, "_migrate", copy)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_models import save, sharpen, tokenizer_of
@@ -263,6 +264,10 @@ FAMILIES: dict[str, Callable[[Shared], PreTrainedModel]] = {
     "gemma-2": gemma2,
     "mixtral": mixtral,
 }
+SHORT = {"smollm2", "qwen3", "gemma-3-1b", "gpt-oss", "granite-4-tiny"}
+EACH_FAMILY = [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in FAMILIES]
+"""Each kind of layer is in one of `SHORT`; `make test-long` takes the others."""
+
 BY_ROWS = {"qwen3.5", "granite-4-micro", "granite-4-tiny", "gpt-oss", "gemma-2"}
 """Families that a token tree cannot compute."""
 

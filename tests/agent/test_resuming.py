@@ -111,6 +111,7 @@ def test_what_a_killed_job_learns_is_what_it_would_have_learned(tmp_path: Path) 
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:
@@ -133,6 +134,7 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path)
         assert [event.kind for event in events(store) if event.kind in ("interrupted", "damaged")] == ["interrupted"]
 
 
+@pytest.mark.long
 def test_a_job_whose_kept_update_is_damaged_starts_over_and_says_so(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:

@@ -57,6 +57,7 @@ def plays(point: Point) -> Lane:
     return Lane(
         run=lambda place, table: cases.play(place, point, Random(point), table),
         faults=(point, cases.KILLED["supervisor"], cases.KILLED["actor"]),
+        takes_long=point != "mid-batch",
     )
 
 
@@ -70,7 +71,7 @@ def learns(points: dict[Point, int], commands: tuple[cases.CommandFault, ...] = 
             cases.command(place, fault, table)
         cases.rest(place)
 
-    return Lane(run=run, faults=(*points, *(fault.point for fault in commands)), takes_long=not commands)
+    return Lane(run=run, faults=(*points, *(fault.point for fault in commands)), takes_long=True)
 
 
 def dies_while_a_job_works(place: Place, table: Table) -> None:

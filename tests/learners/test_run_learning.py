@@ -205,7 +205,7 @@ def test_iterative_sft_says_when_nothing_succeeded(llama_learner: Learner, targe
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in ("grpo", "sft") else [pytest.mark.long]) for name in LEARNERS])
 def test_an_environment_that_fails_half_of_the_time_is_learned_from_the_other_half(llama_learner: Learner, name: str) -> None:
     target = "py:tests.learners.easy:Fails?odd_only=true"
     settings = prepared(llama_learner, name, target)
@@ -240,7 +240,7 @@ def test_a_job_that_diverges_fails_and_leaves_no_candidate(steep_learner: Learne
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("rank", [1, 32])
+@pytest.mark.parametrize("rank", [1, pytest.param(32, marks=pytest.mark.long)])
 def test_the_largest_rate_there_is_leaves_a_candidate_that_can_be_played(llama_learner: Learner, rank: int) -> None:
     version = llama_learner.learn(lr=1.0, rank=rank)
     assert 0 <= llama_learner.success(version.name, EASY) <= 1

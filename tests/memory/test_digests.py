@@ -154,7 +154,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, 4))])
 def test_fuzz_a_flipped_bit_of_the_file_is_found_or_changes_no_value(closed: Path, part: int) -> None:
     """Flips of bytes that are in use, also those of indexes, definitions and trees, each in a file of its own."""
     file = closed / FILE_NAME

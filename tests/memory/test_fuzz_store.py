@@ -158,6 +158,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield store
 
 
+@pytest.mark.long
 @BOUNDED
 @given(data=st.data())
 def test_fuzz_any_value_in_any_cell_is_read_or_named(damaged: Store, data: st.DataObject) -> None:

@@ -130,6 +130,7 @@ def test_greedy_answers_and_items_that_are_left_out_are_told(capsys: pytest.Capt
     assert ["sums", "strict", "9", "0.5", "0.5", "0.25", "0.5"] in [line.split() for line in out.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_real_model_is_scored_once(process: Call, tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model", context=512)

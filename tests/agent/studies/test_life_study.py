@@ -329,6 +329,7 @@ def test_a_daemon_lives_in_several_sittings_and_ends_in_an_orderly_way(tmp_path:
     command(place, "store", "check")
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"

@@ -111,6 +111,7 @@ def test_cycle_ends_with_a_verdict_and_a_summary(place: Place) -> None:
         assert expected in place.output()
 
 
+@pytest.mark.long
 def test_run_that_can_learn_nothing_ends_with_1_and_the_reason(place: Place) -> None:
     place.configure(("perdure:add",), every=16)
     assert place.run("--until-promoted").wait(timeout=2 * PATIENCE_S) == 1, place.output()
@@ -125,7 +126,9 @@ def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place
     assert "has no weights: expected model.safetensors" in place.output()
 
 
-@pytest.mark.parametrize("fault", ["cannot be loaded", "lacks weights that a llama model needs: model.norm.weight"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("cannot be loaded", marks=pytest.mark.long), "lacks weights that a llama model needs: model.norm.weight"]
+)
 def test_model_that_does_not_load_ends_the_run_with_2_and_keeps_no_home(place: Place, fault: str) -> None:
     weights = place.path / "model" / "model.safetensors"
     if fault == "cannot be loaded":

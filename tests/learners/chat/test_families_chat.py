@@ -43,6 +43,11 @@ TEXT = st.one_of(ODD, st.text(max_size=20), st.tuples(ODD, st.text(max_size=8), 
 
 
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+SHORT = {"smollm2", "qwen3", "gemma-3", "mistral", "gpt-oss"}
+EACH_AT_RANDOM = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in FAMILIES]
+)
+"""One of each kind of tokenizer, and the two templates with most to them; `make test-long` takes the others."""
 
 
 @cache
@@ -78,7 +83,7 @@ def test_a_family_passes_the_check_at_the_start(family: str) -> None:
     check_chat(*chat_of(family))
 
 
-@EACH_FAMILY
+@EACH_AT_RANDOM
 @CONVERSATIONS
 @given(data=st.data())
 def test_random_conversations_have_the_templates_tokens(data: st.DataObject, family: str) -> None:
@@ -88,7 +93,7 @@ def test_random_conversations_have_the_templates_tokens(data: st.DataObject, fam
     assert list(chat.prompt(messages)) == of_template(chat, tokenizer, messages)
 
 
-@EACH_FAMILY
+@EACH_AT_RANDOM
 @CONVERSATIONS
 @given(data=st.data())
 def test_control_words_leave_the_scaffolding_as_it_is(data: st.DataObject, family: str) -> None:
@@ -108,7 +113,7 @@ def calm(chat: TemplateChat, text: str) -> str:
     return text
 
 
-@EACH_FAMILY
+@EACH_AT_RANDOM
 @CONVERSATIONS
 @given(data=st.data())
 def test_what_was_sampled_is_never_rendered_again(data: st.DataObject, family: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.families import family
+from tests.families import SHORT, family
 from tests.learners.chat.families import family_tokenizer
 from tests.learners.chat.said import of_template, scaffolding
 from tests.learners.home import EASY, Learner
@@ -36,7 +36,9 @@ NAMES = (
 
 @pytest.mark.learning
 @pytest.mark.parametrize("thoughts", ["keep", "drop"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if LAYERS.get(name, name) in SHORT else [pytest.mark.long]) for name in NAMES]
+)
 def test_a_family_plays_learns_and_serves_by_its_own_template(name: str, thoughts: Thoughts, tmp_path: Path) -> None:
     folder = family(LAYERS.get(name, name), tmp_path / "model", tokenizer=family_tokenizer(name))
     tokenizer = AutoTokenizer.from_pretrained(folder)  # of the family's own class, if transformers has one

@@ -296,6 +296,7 @@ def test_the_chat_of_an_engine_ends_turns_with_the_end_tokens_of_its_model(qwen:
     assert chat.follow(prompt, (9, other), "next").count(end) == prompt.count(end) + 1
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_the_default_model_says_what_transformers_says() -> None:
     files = resolve_model("smollm2-135m", cache_dir(), print)

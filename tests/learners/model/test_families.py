@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import BY_ROWS, CONTEXT, FAMILIES, family, packed
+from tests.families import BY_ROWS, CONTEXT, EACH_FAMILY, family, packed
 from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of, with_weights
 from tests.learners.home import EASY, Learner
 from transformers import PreTrainedModel
@@ -29,7 +29,7 @@ MEAN_BF16 = 0.1
 BASE, STEP = VersionRef("v0"), StepRef(1, 0)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def of_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     folder = family(request.param, tmp_path_factory.mktemp("families") / request.param)
     return resolve_model(str(folder), folder, print)

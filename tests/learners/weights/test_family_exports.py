@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tests.families import FAMILIES, family, packed
+from tests.families import EACH_FAMILY, family, packed
 from tests.learners.conftest import random_adapter, trainee_of
 from tests.learners.weights.test_version_export import export, read_logprobs, version_logprobs
 from transformers import AutoModelForCausalLM
@@ -16,7 +16,7 @@ from perdure.learners.weights.base_models import resolve_model
 from perdure.learners.weights.peft_format import check_foreign
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_each_family_goes_out_and_comes_in_again(name: str, tmp_path: Path) -> None:
     folder = family(name, tmp_path / "base", seed=1)
     base = resolve_model(str(folder), folder, print)
