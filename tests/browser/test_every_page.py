@@ -154,6 +154,7 @@ def test_pages_work_without_scripts(server: Server, visits: Visits) -> None:
     window = visits.open(server, scripts=False)
     page = window.go("/versions/v4")
     page.locator("details.act", has=page.locator("form[action='/act/versions/pin']")).locator("summary").click()
+    page.locator("form[action='/act/versions/pin']").get_by_label("Reason").fill("for the talk")
     page.locator("form[action='/act/versions/pin'] button").click()
     expect(page.get_by_role("status").first).to_contain_text("v4")
     visits.close()

@@ -109,17 +109,17 @@ class RollbackAsked(WithReason):
     to: VersionName | None = Field(default=None, description="the version that served before, by default")
 
 
-class PinAsked(Asked):
+class PinAsked(WithReason):
     pinned: bool = True
     expected: VersionName | None = None
 
 
-class JudgeAsked(Asked):
+class JudgeAsked(WithReason):
     value: float
     source: Annotated[str, Field(min_length=1, max_length=judgements.MOST_SOURCE)]
 
 
-class EnvironmentAsked(Asked):
+class EnvironmentAsked(WithReason):
     environment: EnvironmentName
 
 

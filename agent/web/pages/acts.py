@@ -135,11 +135,9 @@ def rollback(
 
 
 @router.post("/versions/pin")
-def pin(
-    request: Request, at: AtHome, key: Key, version: Name, pinned: Annotated[bool, Form()] = True, reason: MaybeReason = ""
-) -> Response:
+def pin(request: Request, at: AtHome, key: Key, reason: Reason, version: Name, pinned: Annotated[bool, Form()] = True) -> Response:
     with at.writing() as store:
-        version_moves.pin(store, who(request), version, pinned, reason=reason or None, key=key)
+        version_moves.pin(store, who(request), version, pinned, reason=reason, key=key)
     return done(request, _version(version), f"The files of {version} are kept." if pinned else f"{version} is no longer pinned.")
 
 
@@ -151,10 +149,10 @@ def judge(
     episode: Number,
     reward: Annotated[float, Form(allow_inf_nan=False)],
     source: Annotated[str, Form(min_length=1, max_length=200)],
-    reason: MaybeReason = "",
+    reason: Reason,
 ) -> Response:
     with at.writing() as store:
-        judgements.judge(store, who(request), {episode: reward}, source=source, reason=reason or None, key=key)
+        judgements.judge(store, who(request), {episode: reward}, source=source, reason=reason, key=key)
     return done(request, f"/episodes/{episode}", f"Episode {episode} has the reward {reward:g} of {visible(source)}.")
 
 

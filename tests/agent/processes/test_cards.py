@@ -165,6 +165,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_each_replica_has_cards_port_files_and_log_of_its_own_and_comes_back_alone(tmp_path: Path, home: Path) -> None:
     """The processes that keep servers are the real ones; the servers themselves compute nothing."""
     from tests.tiny_models import tiny_llama

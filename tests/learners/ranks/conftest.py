@@ -44,7 +44,7 @@ def ranks_in_processes(count: int, folder: Path, limit_s: float = 120.0) -> Iter
             process.wait()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGroup]:
     """The first of two, then of three ranks."""
     with ranks_in_processes(request.param, tmp_path_factory.mktemp("ranks")) as (group, _):

@@ -63,6 +63,7 @@ def processes(tmp_path: Path) -> Iterator[JudgeProcesses]:
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_judges_that_are_killed_change_nothing_in_the_verdict(tmp_path: Path, processes: JudgeProcesses) -> None:
     with make_home(tmp_path / "one") as one, make_home(processes.home) as many:
         expected = gated(work_on(one, "v1", HERE))

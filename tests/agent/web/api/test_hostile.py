@@ -156,10 +156,10 @@ def test_a_body_that_is_not_as_asked_changes_nothing(ask: Asker, home: Path, bod
         ("versions/v1/promote", {}),
         ("rollback", {"reason": "r"}),
         ("rollback", {"reason": "r", "expected": "v1", "to": "../v0"}),
-        ("episodes/1/judge", {"value": "1", "source": "anna"}),
-        ("episodes/1/judge", b'{"value": Infinity, "source": "anna"}'),
-        ("episodes/1/judge", {"value": 1.0, "source": "x" * 201}),
-        ("environments/retire", {"environment": ADD, "path": "/etc"}),
+        ("episodes/1/judge", {"value": "1", "source": "anna", "reason": "r"}),
+        ("episodes/1/judge", b'{"value": Infinity, "source": "anna", "reason": "r"}'),
+        ("episodes/1/judge", {"value": 1.0, "source": "x" * 201, "reason": "r"}),
+        ("environments/retire", {"environment": ADD, "path": "/etc", "reason": "r"}),
     ],
 )
 def test_bodies_out_of_bounds_are_refused(ask: Asker, home: Path, path: str, body: Any) -> None:

@@ -43,16 +43,24 @@ WRITES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "pause": ("/api/v1/pause", {"what": "play", "reason": "the fan"}, "pause", "play"),
     "promote": ("/api/v1/versions/v2/promote", {"reason": "read it", "expected": "v1"}, "version promote", "v2"),
     "reject": ("/api/v1/versions/v2/reject", {"reason": "read it"}, "version reject", "v2"),
-    "pin": ("/api/v1/versions/v1/pin", {}, "version pin", "v1"),
-    "unpin": ("/api/v1/versions/v1/pin", {"pinned": False}, "version unpin", "v1"),
+    "pin": ("/api/v1/versions/v1/pin", {"reason": "for the talk"}, "version pin", "v1"),
+    "unpin": ("/api/v1/versions/v1/pin", {"pinned": False, "reason": "the talk is over"}, "version unpin", "v1"),
     "rollback": ("/api/v1/rollback", {"reason": "worse", "expected": "v1"}, "version rollback", "v0"),
-    "judge": ("/api/v1/episodes/2/judge", {"value": -0.5, "source": "anna"}, "episode reward", "episode 2"),
+    "judge": ("/api/v1/episodes/2/judge", {"value": -0.5, "source": "anna", "reason": "rude"}, "episode reward", "episode 2"),
     "retire": ("/api/v1/environments/retire", {"environment": SUB, "reason": "done with it"}, "env retire", SUB),
+    "resume": ("/api/v1/resume", {"what": "play", "reason": "it is cool"}, "resume", "play"),
+    "restore": ("/api/v1/environments/restore", {"environment": SUB, "reason": "after all"}, "env restore", SUB),
 }
+FIRST = {"resume": "pause", "restore": "retire"}
+"""What must be done before what."""
+WITHOUT_REASON = {"tasks", "learn", "gate", "probe", "panel", "resume"}
+"""Writes that may be made without saying why."""
 
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_change_is_made_once_for_a_key_and_written_down(ask: Asker, store: Store, name: str) -> None:
+    if before := FIRST.get(name):
+        assert ask.post(*WRITES[before][:2], "key-0").status == 200
     path, body, what, subject = WRITES[name]
     first = ask.post(path, {**body, "by": "anna"})
     assert first.status == 200, first.body
@@ -68,17 +76,27 @@ def test_a_change_is_made_once_for_a_key_and_written_down(ask: Asker, store: Sto
     again = ask.post(path, {**body, "by": "anna"})
     assert (again.status, again.json()) == (200, first.json())
     assert last_change(store).id == made.id
-    other = ask.post("/api/v1/resume", {})
+    other = ask.post("/api/v1/jobs/probe", {"episodes": 6})
     assert (other.status, "stands for change" in other.json()["error"]) == (409, True)
 
 
+@pytest.mark.parametrize("name", [name for name in WRITES if name not in WITHOUT_REASON])
+def test_what_moves_or_takes_away_needs_a_reason(ask: Asker, store: Store, name: str) -> None:
+    path, body, _, _ = WRITES[name]
+    rest = {key: value for key, value in body.items() if key != "reason"}
+    for without in (rest, {**rest, "reason": ""}, {**rest, "reason": None}):
+        told = ask.post(path, without)
+        assert (told.status, "reason" in told.json()["error"]) == (422, True), told.body
+    assert list_changes(store) == []
+
+
 def test_without_a_name_it_is_the_token_that_asks(ask: Asker, store: Store) -> None:
-    assert ask.post("/api/v1/versions/v2/pin", {}).status == 200
+    assert ask.post("/api/v1/versions/v2/pin", {"reason": "for the talk"}).status == 200
     assert last_change(store).who == "token"
 
 
 def test_what_a_change_answers_is_what_its_command_prints(ask: Asker, store: Store, home: Path, perdure: Call) -> None:
-    told = ask.post("/api/v1/versions/v1/pin", {}).json()
+    told = ask.post("/api/v1/versions/v1/pin", {"reason": "for the talk"}).json()
     assert told == json.loads(perdure("version", "list", "--home", str(home), "--json").out)[1]
     assert told["pinned"]
     tasks = ask.post("/api/v1/tasks", {"environment": ADD, "count": 2}, "key-2").json()
@@ -92,9 +110,9 @@ def test_pause_and_resume(ask: Asker, store: Store) -> None:
 
 
 def test_a_retired_environment_comes_back(ask: Asker, store: Store) -> None:
-    assert ask.post("/api/v1/environments/retire", {"environment": SUB}).json()["retired"]
+    assert ask.post("/api/v1/environments/retire", {"environment": SUB, "reason": "done with it"}).json()["retired"]
     assert ask.get("/api/v1/environments", name=SUB).json()["retired"] is not None
-    assert ask.post("/api/v1/environments/restore", {"environment": SUB}, "key-2").json() == {
+    assert ask.post("/api/v1/environments/restore", {"environment": SUB, "reason": "after all"}, "key-2").json() == {
         "name": SUB,
         "retired": False,
         "anchor": "v0",
@@ -106,7 +124,7 @@ def test_what_came_first_stands(ask: Asker, store: Store) -> None:
         "/api/v1/rollback": {"reason": "worse", "expected": "v0"},
         "/api/v1/versions/v1/promote": {"reason": "again"},
         "/api/v1/jobs/1/cancel": {"reason": "too late"},
-        "/api/v1/environments/restore": {"environment": SUB},
+        "/api/v1/environments/restore": {"environment": SUB, "reason": "after all"},
     }.items():
         told = ask.post(path, body)
         assert told.status == 409, told.body
@@ -142,7 +160,7 @@ def test_two_who_roll_back_at_once_go_back_one_version(ask: Asker, store: Store,
 def test_what_cannot_be_done_is_said(ask: Asker, store: Store, path: str, status: int) -> None:
     if path == "rollback":
         ask.post("/api/v1/rollback", {"reason": "to the first", "expected": "v1"}, "first")
-    body = {"pin": {}, "rollback": {"reason": "r", "expected": "v0"}}.get(path.rpartition("/")[2], {"reason": "r"})
+    body = {"reason": "r", **({"expected": "v0"} if path == "rollback" else {})}
     told = ask.post(f"/api/v1/{path}", body)
     assert (told.status, told.json().keys()) == (status, {"error"})
 
@@ -158,10 +176,10 @@ def test_no_change_names_code_or_a_file(ask: Asker, store: Store) -> None:
 
 
 def test_an_episode_that_did_not_end_gets_no_reward(ask: Asker, store: Store) -> None:
-    assert ask.post("/api/v1/episodes/11/judge", {"value": 1.0, "source": "anna"}).status == 400
-    assert ask.post("/api/v1/episodes/99/judge", {"value": 1.0, "source": "anna"}).status in (400, 404)
-    assert ask.post("/api/v1/episodes/1/judge", {"value": 1.0, "source": "environment"}).status == 400
-    assert ask.post("/api/v1/episodes/1/judge", {"value": 1e13, "source": "anna"}).status == 400
+    assert ask.post("/api/v1/episodes/11/judge", {"value": 1.0, "source": "anna", "reason": "good"}).status == 400
+    assert ask.post("/api/v1/episodes/99/judge", {"value": 1.0, "source": "anna", "reason": "good"}).status in (400, 404)
+    assert ask.post("/api/v1/episodes/1/judge", {"value": 1.0, "source": "environment", "reason": "good"}).status == 400
+    assert ask.post("/api/v1/episodes/1/judge", {"value": 1e13, "source": "anna", "reason": "good"}).status == 400
 
 
 def test_a_busy_store_is_said_with_when_to_ask_again(home: Path) -> None:
