@@ -2,7 +2,8 @@
 
 A message names kinds of things (`KINDS`), never what they are now: a page asks for what it shows. Kinds that change before a client has
 taken its last message are told with the next one, so that nobody who reads slowly costs memory. The first message names all kinds. The look
-is a few counts and highest numbers, and only if the database was written since the last one; without clients nobody looks.
+is a few counts and highest numbers, and only if the database was written since the last one, and when the files of studies were written;
+without clients nobody looks.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from perdure.agent.studies.study_file import FILE_NAME
 from perdure.agent.web.stores import ServedHome
 from perdure.memory.errors import PerdureError
 from perdure.memory.json_value import to_json
 from perdure.memory.store import Store
 
-KINDS = ("episode", "job", "version", "event", "pause")
+KINDS = ("episode", "job", "version", "event", "pause", "study")
 MOST_CLIENTS = 64
 LOOK_S = 0.5
 HEARTBEAT_S = 15.0
@@ -56,7 +59,7 @@ LOOK = {
     "event": "SELECT (SELECT max(id) FROM event), (SELECT max(id) FROM change)",
     "pause": "SELECT group_concat(what || paused_at || reason) FROM pause",
 }
-"""For each kind what is looked at: each through an index, or over a small table."""
+"""For each kind of the store what is looked at: each through an index, or over a small table."""
 
 
 class Live:
@@ -179,11 +182,13 @@ def _watch(
                 for _ in range(LOOKS):
                     if ended.wait(LOOK_S):
                         return
-                    seen = _look(store, last)
+                    seen = _look(store, _studies_written(home.studies), last)
                     if last is not None and (kinds := frozenset(kind for kind in KINDS if seen.marks[kind] != last.marks[kind])):
                         loop.call_soon_threadsafe(tell, ended, kinds)
                     last = seen
         except PerdureError:
+            ended.wait(AGAIN_MS / 1000)
+        except OSError:  # a study was taken away in this moment, or is not for this user
             ended.wait(AGAIN_MS / 1000)
         except RuntimeError:  # the loop is closed: nobody listens any more
             return
@@ -198,8 +203,13 @@ class _Seen:
     marks: Mapping[str, tuple[object, ...]]
 
 
-def _look(store: Store, last: _Seen | None) -> _Seen:
+def _look(store: Store, studies: tuple[object, ...], last: _Seen | None) -> _Seen:
     written = int(store.rows("PRAGMA data_version")[0][0])
     if last is not None and written == last.written:
-        return last
-    return _Seen(written=written, marks={kind: tuple(store.rows(sql)[0]) for kind, sql in LOOK.items()})
+        return replace(last, marks={**last.marks, "study": studies})
+    return _Seen(written=written, marks={"study": studies, **{kind: tuple(store.rows(sql)[0]) for kind, sql in LOOK.items()}})
+
+
+def _studies_written(keep: Path) -> tuple[object, ...]:
+    """When the file of each study, or its log, was last written."""
+    return tuple(sorted((str(file), file.stat().st_mtime_ns) for file in keep.glob(f"*/{FILE_NAME}*")))

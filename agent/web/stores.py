@@ -34,6 +34,11 @@ class ServedHome:
     busy_ms: int = BUSY_MS
     """How long a write waits for others before the answer is that the store is busy."""
 
+    @property
+    def studies(self) -> Path:
+        """The folder whose studies are shown."""
+        return Path(self.loaded.config.web.studies).expanduser().absolute()
+
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """A store that can be read, whether or not it can be written.

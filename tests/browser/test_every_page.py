@@ -10,18 +10,22 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
+from tests.agent.studies.report.made_studies import CLAIMS, keep_study, stream_cells
 from tests.agent.web.evidence.judged_home import make_home
 from tests.agent.web.servers import Server, serving
 from tests.browser.visits import PATIENCE_MS, Scheme, Size, Visit, Visits
 
+from perdure.agent.web.evidence.study_parts import PARTS
 from perdure.memory.store import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 LOOKS: list[tuple[Size, Scheme]] = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
+STUDY = "order of stages"
 PICTURES = os.environ.get("PERDURE_PICTURES")
 
 
@@ -30,7 +34,8 @@ def server(place_of_pages: Path) -> Iterator[Server]:
     home = place_of_pages / "judged" / "home"
     home.parent.mkdir()
     make_home(home)
-    with serving(home) as server:
+    keep_study(place_of_pages / "studies" / STUDY, stream_cells({"naive": 0.5, "replay": 0.1}), {"claims": list(CLAIMS), "ok": True})
+    with serving(home, f"studies = '{place_of_pages / 'studies'}'") as server:
         yield server
 
 
@@ -41,6 +46,7 @@ def paths(server: Server) -> list[str]:
         [gate] = [row["id"] for row in store.rows("SELECT max(id) AS id FROM gate")]
         [episode] = [row["id"] for row in store.rows("SELECT max(id) AS id FROM episode WHERE turns > 0")]
         [one] = [row["environment"] for row in store.rows("SELECT environment FROM pair ORDER BY gate LIMIT 1")]
+    pair = server.get(f"/api/v1/versions/v1/against/v2?environment={quote(one, safe='')}").json()["pairs"][0]
     return [
         "/",
         "/learning",
@@ -50,6 +56,7 @@ def paths(server: Server) -> list[str]:
         "/versions/v2",
         "/versions/v3",
         "/versions/v1/against/v2",
+        f"/versions/v1/against/v2?a_episode={pair['a_episode']}&b_episode={pair['b_episode']}",
         f"/gates/{gate}",
         "/gates/1",
         "/episodes",
@@ -59,6 +66,7 @@ def paths(server: Server) -> list[str]:
         "/environments",
         f"/environments?name={one}",
         "/studies",
+        *(f"/studies/{quote(STUDY)}?part={part}" for part in PARTS),
         "/system",
         "/nowhere",
     ]

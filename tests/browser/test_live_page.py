@@ -81,13 +81,31 @@ def test_what_an_environment_says_is_text(place: Place, visit: Visits) -> None:
 
 
 def test_a_promotion_appears(place: Place, visit: Visits) -> None:
+    """On every page that shows versions, without that it is loaded again; and what a person has opened and begun to write stays."""
     window = visit.open(place.page)
     expect(window.page.locator("h1")).to_contain_text("v0 serves")
+    others = {path: visit.open(place.page) for path in ("/versions", "/retention", "/learning", "/system")}
+    for path, other in others.items():
+        other.go(path)
+        other.page.evaluate("window.loadedOnce = true")
+    learning = others["/learning"].page
+    act = learning.locator("details.act")
+    act.locator("summary").click()
+    act.get_by_label("Reason").fill("half a rea")
+    learning.locator("h1").click()
     place.queue_job()
     expect(window.page.locator("h1")).to_contain_text("v1 serves", timeout=LONG_MS)
     expect(window.page.locator("#events")).to_contain_text("v1")
-    window.go("/versions")
-    expect(window.page.locator("main")).to_contain_text("v1")
+    for path, words in {"/versions": "v1 serves", "/retention": "v1", "/system": "version"}.items():
+        page = others[path].page
+        expect(page.locator("main")).to_contain_text(words, timeout=PATIENCE_MS)
+        assert page.evaluate("window.loadedOnce"), path
+        assert others[path].complaints == []
+    expect(act.get_by_label("Reason")).to_have_value("half a rea")
+    act.get_by_label("Reason").fill("")
+    learning.locator("h1").click()
+    expect(learning.locator("main")).to_contain_text("promote", timeout=PATIENCE_MS)
+    assert learning.evaluate("window.loadedOnce")
     assert window.complaints == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query as Q
@@ -76,5 +75,4 @@ def learning(at: AtHome, asked: Annotated[LearningQuery, Q()]) -> Response:
 @router.get("/studies", responses={200: {"model": list[StudyAnswer]}})
 def studies(at: AtHome) -> Response:
     """The studies that come with Perdure and those that were run, as `perdure study list --json`."""
-    keep = Path(at.loaded.config.web.studies).expanduser().absolute()
-    return answer([one.as_json() for one in list_studies(keep)])
+    return answer([one.as_json() for one in list_studies(at.studies)])

@@ -55,6 +55,7 @@ def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str
     assert isinstance(sessions, Sessions)
     return TEMPLATES.get_template(template).render(
         path=request.url.path,
+        address=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         csrf=sessions.form_mark(session_cookie(request.headers)),
         new_key=lambda: secrets.token_urlsafe(12),
         release=__version__,

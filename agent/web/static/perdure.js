@@ -5,7 +5,7 @@
 "use strict";
 
 (() => {
-  const CALM_MS = 1500; // between two renewals of one part, and after a change, for more of them to come
+  const CALM_MS = 1500; // between two renewals of a part that names no time of its own
   const DAY = 24 * 3600;
   const TIMES = [ // how moments stand on an axis: the least step, what is written, and what is added when the year, month, day or hour is new
     [365 * DAY, "{YYYY}", null, null, null, null, null, null, 1],
@@ -58,14 +58,19 @@
 
   const parts = () => [...document.querySelectorAll("[data-live]")];
   const waiting = new Map();
+  const loaded = Date.now();
+  const changed = (field) => field.options ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((one) => one.defaultSelected)) : field.value !== field.defaultValue;
+  const begun = (part) => [...part.querySelectorAll("select, input:not([type=hidden])")].some((field) => // somebody fills a form in: it stays
+    !field.closest("details:not([open])") && (field === document.activeElement || changed(field)));
   function renew(part) {
     if (waiting.has(part.id) || document.hidden) return;
-    const since = Date.now() - Number(part.dataset.at || 0);
+    const calm = Number(part.dataset.calm || CALM_MS), since = Date.now() - Number(part.dataset.at || (part.dataset.calm ? loaded : 0));
     waiting.set(part.id, setTimeout(() => {
       waiting.delete(part.id);
+      if (begun(part)) return renew(part);
       part.dataset.at = Date.now();
       part.dispatchEvent(new Event("news"));
-    }, Math.max(250, CALM_MS - since)));
+    }, Math.max(250, calm - since)));
   }
   if (parts().length && window.EventSource) {
     const line = document.getElementById("line");

@@ -121,6 +121,6 @@ def test_the_examples_of_the_page_work(server: Server) -> None:
     assert '"id": 7' in told[0]
     assert told[1].startswith('[{"what": "learning", "reason": "the machine is needed until six"')
     assert told[1].endswith("][]")
-    assert 'data: {"kinds": ["episode", "job", "version", "event", "pause"]}' in told[2]
+    assert 'data: {"kinds": ["episode", "job", "version", "event", "pause", "study"]}' in told[2]
     with open_store(server.home) as store:
         assert rewards_of(store, 1) == {"anna": 0.5}

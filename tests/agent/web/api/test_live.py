@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from starlette.types import Message
-from tests.agent.web.api.asking import Asker
+from tests.agent.web.api.asking import Asker, asker
 from tests.agent.web.servers import Server, serving
 
+from perdure.agent.studies.study_file import open_study
 from perdure.agent.supervision.keepers import GRACE_S
 from perdure.agent.web.live import HEARTBEAT_S, KINDS, MOST_CLIENTS, Live
 from perdure.memory.processes import pause, record_event, resume
@@ -120,6 +121,23 @@ def test_the_first_message_names_everything_and_then_what_changes(ask: Asker, ho
     in_a_loop(follow)
 
 
+def test_a_cell_of_a_study_is_news(home: Path, tmp_path: Path) -> None:
+    keep = tmp_path / "studies"
+    (tmp_path / "perdure.toml").write_text(f"model = 'tiny'\nweb.studies = '{keep}'\n")
+
+    async def follow() -> None:
+        async with listening(asker(home)) as stream:
+            await asyncio.sleep(1.2)
+            await asyncio.to_thread(begin)
+            await stream.until(lambda stream: stream.kinds()[1:] == [["study"]])
+
+    def begin() -> None:
+        with open_study(keep / "grid") as file:
+            file.plan(["one cell"])
+
+    in_a_loop(follow)
+
+
 def test_nothing_is_told_while_nothing_changes(ask: Asker) -> None:
     async def follow() -> None:
         async with listening(ask) as stream:
@@ -188,8 +206,6 @@ def test_what_a_slow_client_has_not_taken_is_told_at_once_and_once(ask: Asker) -
 
 
 def test_a_store_that_comes_later_is_told_of(tmp_path: Path) -> None:
-    from tests.agent.web.api.asking import asker
-
     (tmp_path / "perdure.toml").write_text("model = 'tiny'\n")
     ask = asker(tmp_path / "home")
 

@@ -165,8 +165,8 @@ def test_a_person_judges_an_episode_from_its_page(acting: Visitor) -> None:
     page = acting.get(f"/episodes/{first}").text
     assert "reward of anna" in page
     assert '<option value="anna">' in page
-    assert acting.send("/act/episodes/judge", episode=first, reward="nan", source="anna", key="k2").status == 422
-    assert acting.send("/act/episodes/judge", episode=999999, reward="1", source="anna", key="k3").status == 400
+    assert acting.send("/act/episodes/judge", episode=first, reward="nan", source="anna", key="k2", reason="odd").status == 422
+    assert acting.send("/act/episodes/judge", episode=999999, reward="1", source="anna", key="k3", reason="odd").status == 400
 
 
 @pytest.mark.parametrize(

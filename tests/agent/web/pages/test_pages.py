@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def test_every_page_is_whole_and_of_our_files_alone(browser: Browser, path: str)
     assert page.html.count('aria-current="page"') >= 1
     for address in page.fetched:
         assert browser.get(address).status == 200, address
+
+
+@pytest.mark.parametrize("path", [*PAGES[1:], "/episodes?purpose=live", "/retention", "/versions", "/versions/v1", "/studies"])
+def test_a_page_is_renewed_from_its_own_address(browser: Browser, path: str) -> None:
+    page = browser.get(path)
+    assert page.status == 200
+    assert re.findall(r'<div id="content" data-live="[a-z ]+" data-calm="[0-9]+" data-hx-get="([^"]*)"', page.html) == [path]
+
+
+@pytest.mark.parametrize("path", ["/episodes?before=2", "/learning?before=2", "/tasks?before=2", "/system?before=2", "/episodes/1"])
+def test_what_is_over_stands_still(browser: Browser, path: str) -> None:
+    page = browser.get(path)
+    assert page.status == 200
+    assert '<div id="content">' in page.html
 
 
 @pytest.mark.parametrize("path", LISTS)
