@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import pytest
 
@@ -44,16 +45,19 @@ def migrated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     from perdure.memory import store as module
 
-    migrate = module._migrate
-    with module.create_store(tmp_path_factory.mktemp("migrated")) as first, pytest.MonkeyPatch.context() as patch:
+    migrate, home = module._migrate, tmp_path_factory.mktemp("migrated")
+    with module.create_store(home) as first:
+        [[page_size]] = first.rows("PRAGMA page_size")
 
-        def copy(store: module.Store, migrations: Sequence[str]) -> None:
-            new = not store.rows("SELECT 1 FROM sqlite_master") and store.rows("PRAGMA page_size") == first.rows("PRAGMA page_size")
-            if new and migrations is module.MIGRATIONS:
-                first.conn.backup(store.conn)
-            else:
-                migrate(store, migrations)
+    def copy(store: module.Store, migrations: Sequence[str]) -> None:
+        is_new = not store.rows("SELECT 1 FROM sqlite_master") and store.rows("PRAGMA page_size")[0][0] == page_size
+        if is_new and migrations is module.MIGRATIONS:
+            with closing(module.sqlite3.connect(str(home / module.FILE_NAME))) as first:
+                first.backup(store.conn)
+        else:
+            migrate(store, migrations)
 
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_migrate", copy)
         yield
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.show.home_snapshot import POLL_S, beside
-from perdure.agent.telemetry.ended_work import EndedWork, Piece
+from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import Id, ids_of_process, json_line
+from perdure.agent.telemetry.trace_ids import Traces
 from perdure.memory.errors import PerdureError
-from perdure.memory.processes import GIVEN_UP, Event, Process, events_after, last_event_id, processes
+from perdure.memory.processes import GIVEN_UP, Event, events_after, last_event_id, processes
 from perdure.memory.store import Store, open_store
 
 LEVELS = {
@@ -50,19 +51,25 @@ class Reported:
         self._last_event = last_event
         self._states: dict[str, tuple[int, str]] = {one.name: (one.pid, one.state) for one in processes(store)}
         self._work = EndedWork(store)
+        self._traces = Traces(store)
 
     def lines(self) -> Iterator[str]:
         """A line for each thing that is new."""
         for event in events_after(self._store, self._last_event):
             self._last_event = event.id
-            yield _event_line(event)
+            yield self._line(LEVELS.get(event.kind, "info"), _said(event), _ids_of_subject(event.subject), event.happened)
         for process in processes(self._store):
             now = process.pid, process.state
             if self._states.get(process.name) != now:
                 self._states[process.name] = now
-                yield _process_line(process)
+                said = f"{process.name}: {process.state}" + (f", {process.detail}" if process.detail else "")
+                yield self._line("info", said, ids_of_process(process.name), process.beat)
         for piece in self._work.look():
-            yield _piece_line(piece)
+            level = "warning" if piece.error or piece.outcome in ("failed", "env_error") else "info"
+            yield self._line(level, str(piece), piece.ids, piece.ended)
+
+    def _line(self, level: str, message: str, ids: Mapping[str, Id | None], at: float) -> str:
+        return json_line(SUPERVISOR, level, message, {**ids, "trace": self._traces.of(ids)}, at)
 
 
 def _report(home: Path, write: Write, ended: threading.Event, last_event: int) -> None:
@@ -85,19 +92,8 @@ def _report(home: Path, write: Write, ended: threading.Event, last_event: int) -
             store.close()
 
 
-def _event_line(event: Event) -> str:
-    level = LEVELS.get(event.kind, "info")
-    return json_line(SUPERVISOR, level, f"{event.kind} ({event.subject}): {event.message}", _ids_of_subject(event.subject), event.happened)
-
-
-def _process_line(process: Process) -> str:
-    said = f"{process.name}: {process.state}" + (f", {process.detail}" if process.detail else "")
-    return json_line(SUPERVISOR, "info", said, ids_of_process(process.name), process.beat)
-
-
-def _piece_line(piece: Piece) -> str:
-    level = "warning" if piece.error or piece.outcome in ("failed", "env_error") else "info"
-    return json_line(SUPERVISOR, level, str(piece), piece.ids, piece.ended)
+def _said(event: Event) -> str:
+    return f"{event.kind} ({event.subject}): {event.message}"
 
 
 def _ids_of_subject(subject: str) -> Mapping[str, Id | None]:

@@ -2,8 +2,9 @@
 
 A thread of the daemon looks at the store and gives spans to the batch processor of the SDK, whose queue is bounded and drops spans when it
 is full: play and learning know nothing of it. The ids of a span follow from what it is about, so that the episodes, updates and gates of a
-job are children of its span, whichever process wrote them down. Live episodes of one task share a trace. Left out: metrics and logs over
-OTLP, and what happens while no daemon runs.
+job are children of its span, whichever process wrote them down. Live episodes of one task share a trace, and not that of the job that made
+their version, which would never end: the attribute `perdure.trace` ties them to it, as in the logs. Left out: metrics and logs over OTLP,
+and what happens while no daemon runs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from perdure import __version__
 from perdure.agent.show.terminal import visible
 from perdure.agent.telemetry.ended_work import EndedWork, Piece
 from perdure.agent.telemetry.telemetry_settings import TelemetrySection
+from perdure.agent.telemetry.trace_ids import Traces, home_key, trace_id
 from perdure.memory.errors import PerdureError
-from perdure.memory.processes import home_began, keep_latest_events, record_event
+from perdure.memory.processes import keep_latest_events, record_event
 from perdure.memory.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -72,9 +74,9 @@ class SpanSender:
                 try:
                     if store is None or work is None:
                         store = store or open_store(self._home)
-                        work, key, resource = EndedWork(store), home_key(store), _resource(store)
+                        work, traces, key, resource = EndedWork(store), Traces(store), home_key(store), _resource(store)
                     for piece in work.look():
-                        processor.on_end(span_of(piece, key, resource))
+                        processor.on_end(span_of(piece, key, resource, traces.of(piece.ids)))
                 except PerdureError:  # the store cannot be read at the moment
                     pass
                 done = self._ended.is_set()
@@ -118,8 +120,8 @@ def noting(exporter: SpanExporter, note: Callable[[str], None]) -> SpanExporter:
     return Noting()
 
 
-def span_of(piece: Piece, key: str, resource: Resource) -> ReadableSpan:
-    """The span of a piece of work, in the home of this key."""
+def span_of(piece: Piece, key: str, resource: Resource, belongs: str | None = None) -> ReadableSpan:
+    """The span of a piece of work, in the home of this key. `belongs` is the id of all that its version is about (`trace_ids.py`)."""
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -134,6 +136,7 @@ def span_of(piece: Piece, key: str, resource: Resource) -> ReadableSpan:
     failed = piece.error is not None or piece.outcome in ("failed", "env_error")
     attributes: dict[str, str | int | float] = {f"perdure.{name}": _plain(value) for name, value in piece.ids.items()}
     attributes |= {f"perdure.{name}": value for name, value in piece.numbers.items()}
+    attributes |= {"perdure.trace": belongs} if belongs else {}
     return ReadableSpan(
         name=piece.kind,
         context=context(piece.kind, own),
@@ -147,11 +150,6 @@ def span_of(piece: Piece, key: str, resource: Resource) -> ReadableSpan:
     )
 
 
-def trace_id(key: str, kind: str, of: int | str) -> int:
-    """128 bits that follow from what the trace is about."""
-    return int.from_bytes(hashlib.sha256(f"trace {key} {kind} {of}".encode()).digest()[:16]) or 1
-
-
 def span_id(key: str, kind: str, of: int | str) -> int:
     """64 bits that follow from what the span is about."""
     return int.from_bytes(hashlib.sha256(f"span {key} {kind} {of}".encode()).digest()[:8]) or 1
@@ -162,11 +160,6 @@ def traces_address(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith("/v1/traces") else f"{path}/v1/traces", fragment=""))
-
-
-def home_key(store: Store) -> str:
-    """Tells this home from others, also after it was moved."""
-    return f"{home_began(store):.6f}"
 
 
 def _resource(store: Store) -> Resource:

@@ -98,6 +98,7 @@ def learned(store: Store, job: int) -> Job:
     return found
 
 
+@pytest.mark.long
 def test_ranks_as_children_and_under_torchrun_learn_what_one_learns(tmp_path: Path) -> None:
     """The first update is of the same episodes, so its numbers are the same."""
     firsts = []
@@ -126,6 +127,7 @@ def test_ranks_as_children_and_under_torchrun_learn_what_one_learns(tmp_path: Pa
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"check_every": 1, "check_episodes": 2}, {"tuning": "full", "interpolate": 0.5}], ids=["lora", "full"])
 def test_a_sharded_job_makes_a_candidate_like_any_other(tmp_path: Path, options: dict[str, object]) -> None:
     norms = []
@@ -172,6 +174,7 @@ def test_a_job_whose_rank_is_killed_is_tried_again_and_goes_on_after_its_last_up
         wait_until(lambda: not Path(f"/proc/{rank}").exists(), "the end of the rank whose job was killed")
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_ends_the_attempt_within_its_limit(tmp_path: Path) -> None:
     config = configured(tmp_path, learners=2, timeout_s=10)
     with create_store(tmp_path / "home") as store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +14,21 @@ from typing import Any
 import pytest
 from tests.agent.conftest import ADD
 from tests.agent.stand_ins import Place, deaths
+from tests.memory.everything import fill
 
 from perdure.agent.processes.vllm.vllm_server import _print_lines
 from perdure.agent.show.live_view import watching
 from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import MOST_CHARACTERS, JsonStream, ids_of_process, json_line, plain_line
 from perdure.agent.telemetry.json_report import Reported
+from perdure.agent.telemetry.trace_ids import Traces
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import GroupStats, Update
 from perdure.memory.jobs import add_job, add_step, fail_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import GIVEN_UP, beat, last_event_id, record_event
 from perdure.memory.records import Ending, EpisodePlan, VersionRef
-from perdure.memory.store import Store, open_store
+from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import lease_tasks
 from perdure.memory.trajectories.journal import StoreJournal
 
@@ -177,8 +180,30 @@ def test_a_daemon_tells_events_states_and_work_with_their_ids(home: Path) -> Non
         assert found[3]["message"] == "actor: playing, with v1"
         assert found[4]["message"] == "episode 2 ended: completed"
         assert found[4]["episode"] == 2
+        assert found[0]["trace"] == found[4]["trace"] != found[5]["trace"] == found[7]["trace"]
+        assert not any("trace" in one for one in (found[2], found[3]))
         beat(store, "actor", 1, "playing", "with v1, some more")
         assert list(reported.lines()) == []
+
+
+def test_one_id_goes_through_job_episodes_gate_version_and_what_it_plays(tmp_path: Path) -> None:
+    with create_store(tmp_path / "home") as store:
+        fill(store)
+        traces, made = Traces(store), {row["name"]: row["job"] for row in store.rows("SELECT name, job FROM version")}
+        assert [made[name] is not None for name in ("v0", "v1")] == [False, True]
+        of = {}
+        for name, job in made.items():
+            live = {"episode": 1, "task": 1, "version": name, "environment": ADD}
+            of[name] = traces.of({"version": name})
+            assert traces.of(live) == of[name]
+            if job is not None:
+                gates = [row["id"] for row in store.rows("SELECT id FROM gate WHERE candidate = ?", (name,))]
+                told = [{"job": job}, {"job": job, "update": 1}, {"job": job, "episode": 5, "version": "v0"}, {"job": job, "version": name}]
+                assert {traces.of(ids) for ids in (*told, *({"gate": gate, "job": job, "version": name} for gate in gates))} == {of[name]}
+        assert len(set(of.values())) == len(made)
+        assert all(re.fullmatch("[0-9a-f]{32}", str(one)) for one in of.values())
+        assert traces.of({}) is None
+        assert Traces(store).of({"version": "v1"}) == of["v1"], "another process comes to the same"
 
 
 def test_what_happens_while_a_run_is_watched_is_written_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

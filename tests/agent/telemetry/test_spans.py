@@ -71,6 +71,8 @@ def test_episodes_updates_and_jobs_are_spans_that_belong_together(home: Path) ->
     assert attributes["perdure.episode"].int_value == 2
     assert attributes["perdure.version"].string_value == "v1"
     assert attributes["perdure.outcome"].string_value == "completed"
+    assert len(attributes["perdure.trace"].string_value) == 32
+    assert {one.key: one.value.string_value for one in job.attributes}["perdure.trace"] == job.trace_id.hex()
     assert second.end_time_unix_nano - second.start_time_unix_nano == pytest.approx(2e9, abs=1e6)
     assert job.status.code == 2
     assert "\x1b" not in job.status.message
