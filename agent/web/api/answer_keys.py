@@ -17,6 +17,13 @@ class Answered(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class SettingAnswer(Answered):
+    key: str
+    value: Any
+    origin: str
+    description: str
+
+
 class TaskAnswer(Answered):
     id: int
     environment: str

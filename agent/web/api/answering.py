@@ -53,10 +53,15 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Page(Query):
-    """A part of a listing, newest first."""
+class Part(Query):
+    """The beginning of a listing."""
 
     limit: int = Field(default=100, ge=1, le=1000, description="how many at most")
+
+
+class Page(Part):
+    """A part of a listing, newest first."""
+
     before: Id | None = Field(default=None, description="only those with a lower number: for the next page the last number of this one")
 
 

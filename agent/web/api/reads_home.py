@@ -9,7 +9,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from perdure.agent.web.api.answer_keys import ChangeAnswer, EventAnswer, StatusAnswer
+from perdure.agent.config_file import settings
+from perdure.agent.web.api.answer_keys import ChangeAnswer, EventAnswer, SettingAnswer, StatusAnswer
 from perdure.agent.web.api.answering import Page, Query, answer, api_router
 from perdure.agent.web.kept_status import KeptStatus
 from perdure.agent.web.stores import AtHome
@@ -54,6 +55,12 @@ def system(at: AtHome, asked: Annotated[SystemQuery, Q()]) -> Response:
     with at.reading() as store:
         found = system_document(store, at.loaded.config.disk, lines=asked.lines, errors=asked.errors)
     return answer(found)
+
+
+@router.get("/config", responses={200: {"model": list[SettingAnswer]}})
+def config(at: AtHome) -> Response:
+    """Every setting in force with its origin, as `perdure config show --json`; of a secret only whether there is one."""
+    return answer([setting.as_json() for setting in settings(at.loaded)])
 
 
 @router.get("/log", responses={200: {"model": list[EventAnswer]}})

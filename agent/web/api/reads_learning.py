@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fastapi import Path
 from fastapi import Query as Q
 from fastapi.responses import Response
 from pydantic import Field
@@ -11,7 +12,20 @@ from pydantic import Field
 from perdure.agent.show.home_documents import job_document
 from perdure.agent.studies.listed_studies import list_studies
 from perdure.agent.web.api.answer_keys import JobAnswer, JobLine, StudyAnswer
-from perdure.agent.web.api.answering import MISSING, EnvironmentName, Id, Number, Page, Query, VersionName, answer, api_router
+from perdure.agent.web.api.answering import (
+    MISSING,
+    MOST_NAME,
+    EnvironmentName,
+    Id,
+    Number,
+    Page,
+    Part,
+    Query,
+    VersionName,
+    answer,
+    api_router,
+)
+from perdure.agent.web.evidence.study_parts import study_document, study_folder
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.learning_curves import learning_document
 from perdure.memory.contracts.orders import JobState
@@ -19,12 +33,17 @@ from perdure.memory.jobs import as_json, list_jobs
 from perdure.memory.json_value import Document
 
 router = api_router("learning")
+StudyName = Annotated[str, Path(min_length=1, max_length=MOST_NAME, description="as `/studies` gives it")]
 LAST_SECOND = 253_402_300_799
 """Of the year 9999."""
 
 
 class JobQuery(Page):
     state: JobState | None = None
+
+
+class StudyQuery(Part):
+    after: str | None = Field(default=None, max_length=MOST_NAME, description="only those after this one: the last of the page before")
 
 
 class LearningQuery(Query):
@@ -73,6 +92,24 @@ def learning(at: AtHome, asked: Annotated[LearningQuery, Q()]) -> Response:
 
 
 @router.get("/studies", responses={200: {"model": list[StudyAnswer]}})
-def studies(at: AtHome) -> Response:
+def studies(at: AtHome, asked: Annotated[StudyQuery, Q()]) -> Response:
     """The studies that come with Perdure and those that were run, as `perdure study list --json`."""
-    return answer([one.as_json() for one in list_studies(at.studies)])
+    every = list_studies(at.studies)
+    begin = next((n + 1 for n, one in enumerate(every) if one.name == asked.after), 0)
+    return answer([one.as_json() for one in every[begin : begin + asked.limit]])
+
+
+@router.get("/studies/{name}", responses={200: {"model": Document}, **MISSING})
+def study(at: AtHome, name: StudyName) -> Response:
+    """What a study came to: its cells, and every metric of every arm over seeds, by stream; `perdure study report` has the pages."""
+    return answer(study_document(study_folder(at.studies, name)))
+
+
+@router.get("/report", responses={200: {"model": Document}})
+def report(at: AtHome) -> Response:
+    """What this home's learning gained, kept, lost and cost, as `perdure report --json`."""
+    from perdure.agent.show.home_report import report_document  # the metrics take a second to load
+
+    with at.reading() as store:
+        found = report_document(store)
+    return answer(found)

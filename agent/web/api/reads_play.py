@@ -10,7 +10,7 @@ from pydantic import Field
 
 from perdure.agent.show.home_documents import environment_document, episode_document
 from perdure.agent.web.api.answer_keys import EnvironmentAnswer, EpisodeAnswer, EpisodeLine, TaskAnswer
-from perdure.agent.web.api.answering import MISSING, EnvironmentName, Number, Page, Query, VersionName, answer, api_router
+from perdure.agent.web.api.answering import LARGEST, MISSING, EnvironmentName, Number, Page, Part, Query, VersionName, answer, api_router
 from perdure.agent.web.stores import AtHome
 from perdure.memory.environments import list_environments, require
 from perdure.memory.records import Purpose, TaskState
@@ -32,7 +32,13 @@ class EpisodeQuery(Page):
     outcome: Outcome | None = Field(default=None, description="a failure is an episode that completed without success")
 
 
-class EnvironmentQuery(Query):
+class TurnsQuery(Query):
+    first: int = Field(default=0, ge=0, le=LARGEST, description="the number of the first turn")
+    limit: int = Field(default=200, ge=1, le=1000, description="how many turns at most")
+
+
+class EnvironmentQuery(Part):
+    after: EnvironmentName | None = Field(default=None, description="only those that came after this one: the last of the page before")
     name: EnvironmentName | None = Field(default=None, description="only this one, with what its versions came to")
 
 
@@ -73,17 +79,21 @@ def episodes(at: AtHome, asked: Annotated[EpisodeQuery, Q()]) -> Response:
 
 
 @router.get("/episodes/{number}", responses={200: {"model": EpisodeAnswer}, **MISSING})
-def episode(at: AtHome, number: Number) -> Response:
+def episode(at: AtHome, number: Number, asked: Annotated[TurnsQuery, Q()]) -> Response:
     """An episode turn by turn: texts, token ids, log-probs and rewards, as `perdure episode show --json`."""
     with at.reading() as store:
         found = episode_document(store, number)
-    return answer(found)
+    return answer({**found, "turns": found["turns"][asked.first : asked.first + asked.limit]})
 
 
 @router.get("/environments", responses={200: {"model": list[EnvironmentAnswer] | EnvironmentAnswer}, **MISSING})
 def environments(at: AtHome, asked: Annotated[EnvironmentQuery, Q()]) -> Response:
     """The environments of the home, oldest first; with a name that one alone, and how each version did there in live play."""
     with at.reading() as store:
-        one = None if asked.name is None else environment_document(store, asked.name)
-        every = list_environments(store) if one is None else []
-    return answer([row.as_json() for row in every] if one is None else one)
+        if asked.name is not None:
+            return answer(environment_document(store, asked.name))
+        if asked.after is not None:
+            require(store, asked.after)
+        every = list_environments(store)
+    begin = 0 if asked.after is None else [row.name for row in every].index(asked.after) + 1
+    return answer([row.as_json() for row in every[begin : begin + asked.limit]])

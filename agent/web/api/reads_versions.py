@@ -17,19 +17,27 @@ from perdure.agent.web.api.answering import (
     Id,
     Number,
     Page,
+    Part,
     Query,
     VersionName,
     answer,
     api_router,
 )
+from perdure.agent.web.evidence.replayed_gate import replay_gate
+from perdure.agent.web.evidence.version_list import page_of_versions
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.retention_matrix import Which, gate_pairs, retention_document
 from perdure.agent.web.views.side_by_side import against, same_seed
+from perdure.memory.gates import get_gate
 from perdure.memory.json_value import Document
 from perdure.memory.records import Role
-from perdure.memory.versions import as_json, list_versions
+from perdure.memory.versions import as_json
 
 router = api_router("versions")
+
+
+class VersionQuery(Part):
+    before: VersionName | None = Field(default=None, description="only those that are older than this one: the last of the page before")
 
 
 class PairQuery(Query):
@@ -60,12 +68,12 @@ class PanelQuery(Query):
     scores: Annotated[str, Field(pattern="^(choice|all)$")] = Field(default="choice", description="choice, or all: also greedy answers")
 
 
-@router.get("/versions", responses={200: {"model": list[VersionLine]}})
-def versions(at: AtHome) -> Response:
-    """All versions, newest first, as `perdure version list --json`."""
+@router.get("/versions", responses={200: {"model": list[VersionLine]}, **MISSING})
+def versions(at: AtHome, asked: Annotated[VersionQuery, Q()]) -> Response:
+    """Versions, newest first, as `perdure version list --json`."""
     with at.reading() as store:
-        found = [as_json(version) for version in list_versions(store)]
-    return answer(found)
+        found, _ = page_of_versions(store, asked.limit, asked.before)
+    return answer([as_json(version) for version in found])
 
 
 @router.get("/versions/{name}", responses={200: {"model": VersionAnswer}, **MISSING})
@@ -93,6 +101,14 @@ def gate(at: AtHome, number: Number) -> Response:
     with at.reading() as store:
         found = gate_document(store, number)
     return answer(found)
+
+
+@router.get("/gates/{number}/wealth", responses={200: {"model": Document}, **MISSING})
+def wealth(at: AtHome, number: Number) -> Response:
+    """What each test of a gate was worth after every round, worked out again from its pairs, beside the line that it must reach."""
+    with at.reading() as store:
+        replay = replay_gate(store, get_gate(store, number))
+    return answer({"gate": number, **({"rounds": None, "least_rounds": None, "tests": []} if replay is None else replay.as_json())})
 
 
 @router.get("/gates/{number}/pairs", responses={200: {"model": list[PairAnswer]}, **MISSING})

@@ -20,6 +20,7 @@ from perdure.memory.contracts.orders import GateOrder
 from perdure.memory.environments import list_environments
 from perdure.memory.gates import GateRow
 from perdure.memory.jobs import get_job
+from perdure.memory.json_value import Document
 from perdure.memory.records import Pair
 from perdure.memory.store import Store
 
@@ -62,6 +63,22 @@ class ReplayedGate:
     most_rounds: int
     continued: int
     """Rounds that the pairs of earlier gates made."""
+
+    def as_json(self) -> Document:
+        """`log_wealth` are natural logarithms, the first before any pair; `need` and `futile` are e-values."""
+        tests = [
+            {
+                "test": one.test,
+                "environment": None if one.environment in (POOL, GAIN) else one.environment,
+                "reference": one.reference,
+                "need": one.need,
+                "futile": one.futile,
+                "alone": one.alone,
+                "log_wealth": list(one.log_wealth),
+            }
+            for one in self.curves
+        ]
+        return {"rounds": self.rounds, "least_rounds": self.least_rounds, "tests": tests}
 
 
 def replay_gate(store: Store, gate: GateRow) -> ReplayedGate | None:

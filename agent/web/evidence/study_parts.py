@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure.agent.studies.study_file import FILE_NAME, cell_counts
 from perdure.memory.errors import UnknownError
+from perdure.memory.json_value import Document
 
 if TYPE_CHECKING:
     from perdure.agent.studies.report.report_data import ArmMetrics, ReportData
@@ -48,6 +49,20 @@ def study_part(folder: Path, part: str) -> str | None:
     data, metrics = _read(folder, _stamp(folder))
     html = _without_styles(_sections()[part](data, metrics))
     return html if len(html) <= MOST_CHARACTERS else None
+
+
+def study_document(folder: Path) -> Document:
+    """What a study came to: how far its cells are, and every metric of every arm, by stream. Raises as `study_part`."""
+    counts = cell_counts(folder)
+    found: Document = {"name": folder.name, "cells": {"done": counts.done, "failed": counts.failed, "left": counts.left}}
+    if not counts.done:
+        return {**found, "arms": [], "runs": 0, "streams": {}}
+    data, metrics = _read(folder, _stamp(folder))
+    streams = {
+        stream: {arm: {key: one.as_json() for key, one in of_arm.items()} for arm, of_arm in by_arm.items()}
+        for stream, by_arm in metrics.items()
+    }
+    return {**found, "arms": list(data.arms), "runs": len(data.runs), "streams": streams}
 
 
 def _sections() -> Mapping[str, Callable[[ReportData, Mapping[str, ArmMetrics]], str]]:

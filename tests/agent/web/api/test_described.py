@@ -49,7 +49,7 @@ def test_the_page_names_every_read(described: dict[str, Any]) -> None:
     named = rows("read | what it tells")
     assert named.keys() == found.keys()
     for path, operation in found.items():
-        shared = {"number", "name", "other", "limit", "before", "episodes", "turns", "lines", "errors"}
+        shared = {"number", "name", "other", "limit", "before", "after", "episodes", "turns", "lines", "errors"}
         for parameter in {one["name"] for one in operation["parameters"]} - shared if "parameters" in operation else ():
             assert f"`{parameter}`" in named[path], f"{path}: {parameter}"
 

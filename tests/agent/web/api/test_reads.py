@@ -8,14 +8,25 @@ from typing import Any
 
 import pytest
 from tests.agent.conftest import Call
-from tests.agent.web.api.asking import Asker
+from tests.agent.studies.report.made_studies import keep_study, stream_cells
+from tests.agent.web.api.asking import Asker, asker
 from tests.agent.web.api.lived_home import ADD, SUB
+from tests.agent.web.evidence.judged_home import make_home
 
 from perdure.agent.show.check_notes import note_check
 from perdure.agent.show.home_documents import environment_document
 from perdure.envs.check.rules import EnvFinding
 from perdure.memory.environments import register
 from perdure.memory.store import create_store, open_store
+
+
+@pytest.fixture
+def judged_ask(tmp_path: Path) -> Asker:
+    """Asks a home whose versions were judged."""
+    make_home(tmp_path / "judged" / "home")
+    (tmp_path / "judged" / "perdure.toml").write_text("model = 'tiny'\n")
+    return asker(tmp_path / "judged" / "home")
+
 
 SAME = {
     "/api/v1/tasks?limit=20": ("task", "list"),
@@ -28,6 +39,7 @@ SAME = {
     "/api/v1/jobs/1": ("job", "show", "1"),
     "/api/v1/studies": ("study", "list"),
     "/api/v1/changes": ("change", "list"),
+    "/api/v1/report": ("report",),
 }
 
 
@@ -37,6 +49,63 @@ def test_the_api_tells_what_the_command_prints(ask: Asker, home: Path, perdure: 
     at = () if SAME[path][0] == "study" else ("--home", str(home))
     assert told.status == 200
     assert told.json() == json.loads(perdure(*SAME[path], *at, "--json").out)
+
+
+def test_the_settings_in_force_are_those_of_the_command(ask: Asker, home: Path, perdure: Call) -> None:
+    printed = json.loads(perdure("config", "show", "--config", str(home.parent / "perdure.toml"), "--json").out)
+    told = ask.get("/api/v1/config").json()
+    assert told == printed
+    assert {one["key"]: one["origin"] for one in told}["model"] != "default"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "cursor"),
+    [
+        ("/api/v1/versions", "name", "before"),
+        ("/api/v1/environments", "name", "after"),
+        ("/api/v1/studies", "name", "after"),
+        ("/api/v1/episodes", "id", "before"),
+        ("/api/v1/jobs", "id", "before"),
+    ],
+)
+def test_a_list_is_the_same_page_by_page(ask: Asker, path: str, name: str, cursor: str) -> None:
+    whole = ask.get(path, limit=1000).json()
+    assert len(whole) > 1
+    found: list[Any] = []
+    while page := ask.get(path, limit=1, **({cursor: found[-1][name]} if found else {})).json():
+        found += page
+    assert found == whole
+    assert ask.get(path, limit=1001).status == 422
+
+
+def test_an_episode_is_read_from_a_turn_on(ask: Asker) -> None:
+    whole = ask.get("/api/v1/episodes/1").json()
+    assert ask.get("/api/v1/episodes/1", first=0, limit=1).json() == {**whole, "turns": whole["turns"][:1]}
+    assert ask.get("/api/v1/episodes/1", first=10**6).json()["turns"] == []
+    assert ask.get("/api/v1/episodes/1", limit=10**9).status == 422
+    assert [ask.get(path).status for path in ("/api/v1/versions?before=v99", "/api/v1/environments?after=none")] == [404, 404]
+
+
+def test_the_wealth_of_a_gate_is_told_round_by_round(judged_ask: Asker) -> None:
+    [gate] = judged_ask.get("/api/v1/versions/v2").json()["gates"][-1:]
+    told = judged_ask.get(f"/api/v1/gates/{gate['gate']}/wealth").json()
+    assert told["rounds"] >= told["least_rounds"] > 0
+    assert {one["test"] for one in told["tests"]} >= {"hold", "gain"}
+    assert all(one["log_wealth"][0] == 0.0 and len(one["log_wealth"]) <= told["rounds"] + 1 for one in told["tests"])
+    assert judged_ask.get("/api/v1/gates/99/wealth").status == 404
+
+
+def test_a_study_is_told_with_its_metrics(home: Path, tmp_path: Path) -> None:
+    keep_study(tmp_path / "studies" / "grid", stream_cells({"naive": 0.5, "replay": 0.1}), failed="out of memory")
+    (tmp_path / "perdure.toml").write_text(f"model = 'tiny'\nweb.studies = '{tmp_path / 'studies'}'\n")
+    ask = asker(home)
+    told = ask.get("/api/v1/studies/grid").json()
+    assert (told["cells"], told["arms"], told["runs"]) == ({"done": 6, "failed": 1, "left": 0}, ["naive", "replay"], 6)
+    [by_arm] = told["streams"].values()
+    assert by_arm["naive"].keys() == by_arm["replay"].keys()
+    assert all(one["n"] == 3 for one in by_arm["naive"].values() if one["of"] == "seeds")
+    assert ask.get("/api/v1/studies/none").status == 404
+    assert ask.get("/api/v1/studies/..%2f..%2fetc").status == 404
 
 
 def test_the_status_is_that_of_the_command(ask: Asker, home: Path, perdure: Call) -> None:
