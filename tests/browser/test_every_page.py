@@ -52,6 +52,7 @@ def paths(server: Server) -> list[str]:
         "/learning",
         "/retention",
         f"/retention/v2?environment={one}",
+        "/retention/v2/skill?name=arithmetic",
         "/versions",
         "/versions/v2",
         "/versions/v3",

@@ -1,4 +1,4 @@
-"""What was kept: versions in all environments, and with all skills of the capability panel, as heat maps; from a cell to its pairs."""
+"""What was kept: versions in all environments and on all skills of the panel as heat maps; from a cell to its pairs or items."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from perdure.agent.web.evidence.heat_rows import heat_rows, versions_that_fit
 from perdure.agent.web.evidence.one_cell import cell_evidence
+from perdure.agent.web.evidence.one_skill import skill_evidence
 from perdure.agent.web.pages.evidence.asked import Name
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
@@ -28,6 +29,14 @@ def retention(request: Request, at: AtHome, which: Literal["served", "all"] = "s
         columns = len(list_environments(store)) + skills
         document = retention_document(store, which=which, limit=versions_that_fit(columns, MOST_VERSIONS))
     return page(request, "retention.html", which=which, found=document, rows=heat_rows(document))
+
+
+@router.get("/retention/{version}/skill")
+def skill(request: Request, at: AtHome, version: str, name: Name) -> Response:
+    """One cell of the panel: its items, those that lost most first."""
+    with at.reading() as store:
+        found = skill_evidence(store, version, name)
+    return page(request, "retention_skill.html", skill=found)
 
 
 @router.get("/retention/{version}")

@@ -10,6 +10,7 @@ from tests.agent.web.evidence.judged_home import HOSTILE_NAME, Judged
 from tests.agent.web.evidence.visitor import Visitor, visitor
 
 from perdure.agent.web.evidence.heat_rows import FEWEST_VERSIONS, MOST_CELLS, heat_rows, versions_that_fit
+from perdure.learners.panel.panel_items import load_panel
 from perdure.memory.environments import register
 from perdure.memory.json_value import Document
 from perdure.memory.store import create_store, open_store
@@ -59,6 +60,28 @@ def test_what_lost_more_than_its_limit_is_forgotten(looking: Visitor) -> None:
     assert ["FORGOTTEN" in row for row in rows[1:]] == [True, False, False, False]  # v3, v2, v1, v0
     assert rows[1].count("FORGOTTEN") == 1
     assert re.search(r"0\.50\s*<br><b[^>]*>FORGOTTEN", rows[1])
+
+
+def test_a_skill_leads_to_its_items_those_that_lost_most_first(looking: Visitor, judged: Judged) -> None:
+    assert "/retention/v3/skill?name=arithmetic" in looking.get("/retention?which=all").text
+    page = looking.get("/retention/v3/skill?name=arithmetic")
+    [skill] = [one for one in load_panel() if one.name == "arithmetic"]
+    assert f"over {len(skill.questions)} items" in page.words
+    assert "-0.200 FORGOTTEN" in page.words
+    first = skill.questions[0]
+    assert page.row(first.id) == [first.prompt.replace("\n", "\\n"), first.right, "0.7", "0.7", "0.5", "-0.20"]
+    whole = looking.get("/retention/v2/skill?name=neutral_text")
+    assert (whole.status, "FORGOTTEN" in whole.words) == (200, False)
+    assert looking.get("/retention/v3/skill?name=none").status == 404
+    assert looking.get("/retention/v9/skill?name=arithmetic").status == 404
+
+
+def test_an_item_that_is_not_in_the_panel_any_more_keeps_its_score(acting: Visitor) -> None:
+    with open_store(acting.home) as store:
+        store.conn.execute(
+            "UPDATE panel_score SET content = 'older', score = 0.1 WHERE item = (SELECT min(item) FROM panel_score WHERE skill = 'arithmetic') AND version = 'v3'"
+        )
+    assert "no longer in the panel" in acting.get("/retention/v3/skill?name=arithmetic").words
 
 
 def test_a_score_leads_to_its_gate_its_pairs_and_both_answers(looking: Visitor, judged: Judged) -> None:
