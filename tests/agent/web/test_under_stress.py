@@ -70,13 +70,14 @@ def on_a_disk_of_its_own(home: Path) -> tuple[str, ...]:
     return ("unshare", "-m", "sh", "-c", " && ".join(steps), "sh")
 
 
-def test_a_button_on_a_full_disk_does_nothing_and_says_so(home: Path) -> None:
+@pytest.mark.parametrize("python", [(), ("-O",)], ids=["python", "python-O"])
+def test_a_button_on_a_full_disk_does_nothing_and_says_so(home: Path, python: tuple[str, ...]) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this machine lets nobody mount")
     token = home / "run" / "token"
     token.touch(0o600)
     token.write_text("0123456789abcdef")
-    with serving(home, prefix=on_a_disk_of_its_own(home)) as server:
+    with serving(home, python=python, prefix=on_a_disk_of_its_own(home)) as server:
         assert server.process is not None
         seen = Path(f"/proc/{server.process.pid}/root{home}")
         assert seen.stat().st_dev != home.stat().st_dev
@@ -178,13 +179,14 @@ def test_who_sends_the_same_again_rolls_back_once(home: Path, two: tuple[Server,
 # --- a thousand who listen ---
 
 
-def test_a_thousand_who_listen_leave_room_for_who_asks(home: Path) -> None:
+@pytest.mark.parametrize("python", [(), ("-O",)], ids=["python", "python-O"])
+def test_a_thousand_who_listen_leave_room_for_who_asks(home: Path, python: tuple[str, ...]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] < 4096:
         pytest.skip("this machine gives a process few connections")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 4096), before[1]))
     try:
-        with serving(home) as server, ExitStack() as stack:
+        with serving(home, python=python) as server, ExitStack() as stack:
             head = f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode()
             listening: list[socket.socket] = []
             for _ in range(1000):
