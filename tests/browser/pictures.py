@@ -1,14 +1,15 @@
 """Takes pictures of every page of a home, for docs/pages.md: `make pictures OF=.perdure`.
 
-The home is copied, and the copy is served without a daemon. Each picture has a page twice: in a window of a desktop, and on a phone; of the
-first one there is a second picture with the colours the other way round. Colours are reduced, so that a picture stays below 60 KB. With a
-second folder every page, also those of one kind more, is kept there alone in each of its four looks, to be looked at.
+The home is copied, and the copy is served without a daemon, with the studies of the folder `studies` beside it. Each page has two pictures:
+one in a window of a desktop beside one on a phone, and both again, half as large, with the colours the other way round. Colours are
+reduced, so that a picture stays below 72 KB. With a second folder every page is kept there alone in each of its four looks, to be looked at.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,10 +22,9 @@ from playwright.sync_api import sync_playwright
 from tests.agent.web.servers import Server, serving
 from tests.browser.visits import Scheme, Size, Visits, chromium
 
-MOST_BYTES = 60_000
+MOST_BYTES = 72_000
 COLOURS = (96, 64, 48, 32, 24, 16)
 """Tried in this order."""
-KEPT = ["now", "learning", "retention", "versions", "version", "answers", "episodes", "turn", "tasks", "environments", "studies", "system"]
 LOOKS: tuple[tuple[Size, Scheme], ...] = (("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark"))
 GAP = 16
 
@@ -39,15 +39,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
         shutil.copytree(words.home, home)
-        with serving(home, 'studies = "/var/lib/perdure/studies"') as server, sync_playwright() as playwright:
+        studies = words.home.absolute().parent / "studies"
+        with serving(home, f"studies = {json.dumps(str(studies))}") as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
             taken = take(server, Visits(browser))
             browser.close()
     for name, looks in taken.items():
-        if name in KEPT:
-            keep(beside(looks["desktop", "light"], looks["phone", "dark"]), words.out / f"{name}.png")
-        if name == "now":
-            keep(beside(looks["desktop", "dark"], looks["phone", "light"]), words.out / f"{name}-dark.png")
+        keep(beside(looks["desktop", "light"], looks["phone", "dark"]), words.out / f"{name}.png")
+        keep(halved(beside(looks["desktop", "dark"], looks["phone", "light"])), words.out / f"{name}-dark.png")
         if words.looks is not None:
             words.looks.mkdir(parents=True, exist_ok=True)
             for look, image in looks.items():
@@ -57,8 +56,10 @@ def main() -> None:
 def take(server: Server, visits: Visits) -> dict[str, Mapping[tuple[Size, Scheme], Image.Image]]:
     """Every page in every look, by its name."""
     paths = page_paths(server)
-    taken: dict[str, dict[tuple[Size, Scheme], Image.Image]] = {name: {} for name in paths}
+    taken: dict[str, dict[tuple[Size, Scheme], Image.Image]] = {name: {} for name in (*paths, "login")}
     for size, scheme in LOOKS:
+        stranger = visits.open(server, size=size, scheme=scheme, signed_in=False)
+        taken["login"][size, scheme] = Image.open(io.BytesIO(stranger.go("/login").screenshot())).convert("RGB")
         window = visits.open(server, size=size, scheme=scheme)
         for name, path in paths.items():
             page = window.go(path)
@@ -81,11 +82,13 @@ def page_paths(server: Server) -> dict[str, str]:
     against = f"/versions/{now}/against/v0"
     pairs = server.get(f"/api/v1{against}?environment={place}").json()["pairs"]
     pair = max(pairs, key=lambda one: abs(one["difference"]))
+    studies = [f"/studies/{quote(one['name'], safe='')}" for one in server.get("/api/v1/studies").json() if one["done"]]
     return {
         "now": "/",
         "learning": "/learning",
         "retention": "/retention?which=all",
         "cell": f"/retention/{now}?environment={place}",
+        "skill": f"/retention/{now}/skill?name=arithmetic",
         "versions": "/versions",
         "version": f"/versions/{now}",
         "gate": f"/gates/{gate}",
@@ -98,6 +101,7 @@ def page_paths(server: Server) -> dict[str, str]:
         "environments": "/environments",
         "environment": f"/environments?name={place}",
         "studies": "/studies",
+        **dict(zip(["study"], studies, strict=False)),
         "system": "/system",
     }
 
@@ -109,6 +113,10 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
     both.paste(left, (0, 0))
     both.paste(right, (left.width + GAP, 0))
     return both
+
+
+def halved(image: Image.Image) -> Image.Image:
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
 
 
 def keep(image: Image.Image, file: Path) -> None:

@@ -245,9 +245,9 @@ def rest(place: Place) -> None:
 
 
 def some_job(place: Place) -> int:
-    """A job that is not done yet, queued now where there is none."""
+    """A learning job that is not done yet, queued now where there is none."""
     with suppress(IndexError):
-        return int(place.ask("SELECT id FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id"))
+        return int(place.ask("SELECT id FROM job WHERE kind = 'learn' AND state NOT IN ('done', 'failed') ORDER BY id"))
     return place.queue_job()
 
 
