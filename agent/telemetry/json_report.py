@@ -1,4 +1,6 @@
-"""What a daemon says on its stderr if its logs are JSON: each event, each new state of a process, and each piece of work that has ended.
+"""What a daemon says on its stderr if its logs are JSON.
+
+It tells each event, each change that a person made, each new state of a process, and each piece of work that has ended.
 
 All of it is read from the store. Left out: the same for people (`agent/show/home_snapshot.py`).
 """
@@ -16,6 +18,7 @@ from perdure.agent.show.home_snapshot import POLL_S, beside
 from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import Id, ids_of_process, json_line
 from perdure.agent.telemetry.trace_ids import Traces
+from perdure.memory.changes import list_changes
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import GIVEN_UP, Event, events_after, last_event_id, processes
 from perdure.memory.store import Store, open_store
@@ -30,6 +33,9 @@ LEVELS = {
     "notify": "warning",
 }
 """Of events by kind; all others are `info`."""
+
+MOST_CHANGES = 100
+"""Of persons that are told at one look."""
 
 Write = Callable[[str], None]
 
@@ -50,6 +56,7 @@ class Reported:
         self._store = store
         self._last_event = last_event
         self._states: dict[str, tuple[int, str]] = {one.name: (one.pid, one.state) for one in processes(store)}
+        self._last_change = max((change.id for change in list_changes(store, 1)), default=0)
         self._work = EndedWork(store)
         self._traces = Traces(store)
 
@@ -58,6 +65,13 @@ class Reported:
         for event in events_after(self._store, self._last_event):
             self._last_event = event.id
             yield self._line(LEVELS.get(event.kind, "info"), _said(event), _ids_of_subject(event.subject), event.happened)
+        for change in reversed(list_changes(self._store, MOST_CHANGES)):
+            if change.id > self._last_change:
+                self._last_change = change.id
+                why = f": {change.reason}" if change.reason else ""
+                yield self._line(
+                    "info", f"{change.what} ({change.subject}) by {change.who}{why}", _ids_of_subject(change.subject), change.made
+                )
         for process in processes(self._store):
             now = process.pid, process.state
             if self._states.get(process.name) != now:

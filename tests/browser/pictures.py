@@ -2,7 +2,7 @@
 
 The home is copied, and the copy is served without a daemon, with the studies of the folder `studies` beside it. Each page has two pictures:
 one in a window of a desktop beside one on a phone, and both again, half as large, with the colours the other way round. Colours are
-reduced, so that a picture stays below 72 KB. With a second folder every page is kept there alone in each of its four looks, to be looked at.
+reduced, so that a picture stays below 72 KB. With a second folder every page is kept there alone in each of its four looks.
 """
 
 from __future__ import annotations

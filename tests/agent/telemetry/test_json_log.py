@@ -16,12 +16,14 @@ from tests.agent.conftest import ADD
 from tests.agent.stand_ins import Place, deaths
 from tests.memory.everything import fill
 
+from perdure.agent.changes.version_moves import promote
 from perdure.agent.processes.vllm.vllm_server import _print_lines
 from perdure.agent.show.live_view import watching
 from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import MOST_CHARACTERS, JsonStream, ids_of_process, json_line, plain_line
 from perdure.agent.telemetry.json_report import Reported
 from perdure.agent.telemetry.trace_ids import Traces
+from perdure.memory.changes import Who
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import GroupStats, Update
 from perdure.memory.jobs import add_job, add_step, fail_job, lease_job
@@ -182,6 +184,9 @@ def test_a_daemon_tells_events_states_and_work_with_their_ids(home: Path) -> Non
         assert found[4]["episode"] == 2
         assert found[0]["trace"] == found[4]["trace"] != found[5]["trace"] == found[7]["trace"]
         assert not any("trace" in one for one in (found[2], found[3]))
+        promote(store, Who(name="anna", via="page"), "v2", reason="read it")
+        [told] = [json.loads(line) for line in reported.lines()]
+        assert (told["message"], told["version"]) == ("version promote (v2) by anna: read it", "v2")
         beat(store, "actor", 1, "playing", "with v1, some more")
         assert list(reported.lines()) == []
 
