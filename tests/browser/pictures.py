@@ -101,7 +101,7 @@ def page_paths(server: Server) -> dict[str, str]:
         "environments": "/environments",
         "environment": f"/environments?name={place}",
         "studies": "/studies",
-        **dict(zip(["study"], studies, strict=False)),
+        **dict(zip(["study"], (f"{one}?part=study" for one in studies), strict=False)),
         "system": "/system",
     }
 
