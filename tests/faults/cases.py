@@ -24,7 +24,7 @@ PLAYING: dict[Point, int] = {"mid-lease": 4, "after-lease": 4, "mid-batch": 20, 
 LEARNING: tuple[dict[Point, int], ...] = (
     {"mid-optimiser-step": 2, "mid-candidate-write": 1, "between-file-and-row": 1},
     {"mid-pairs": 2, "mid-gate": 2, "between-verdict-and-promotion": 1},
-    {"mid-panel": 3, "mid-election": 1},
+    {"mid-panel": 1, "mid-election": 1},
     {"between-step-and-checkpoint": 2, "mid-promotion": 1},
 )
 """Points on the way of a learner. Those of one group can befall one job in turn, each a process further on; the third death fails it."""

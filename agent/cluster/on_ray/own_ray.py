@@ -7,7 +7,6 @@ it (`ray_runtime.py`).
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
@@ -40,7 +39,9 @@ PORTS = (
 """Chosen by us: a node whose ports Ray chooses gives up if its agent has not written them down within 30 s, as on a busy machine."""
 END_S = 3.0
 MEND_S = 10.0
-"""Between two attempts to start nodes anew."""
+"""Between two attempts to start a node."""
+BEGUN = "will now block forever"
+"""What `ray start --block` says once its node runs."""
 TAIL_LINES = 5
 HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_delay_ms": "3000"}
 """A node of this machine that does not answer is given up within some 10 s; Ray alone takes 20."""
@@ -61,7 +62,12 @@ class OwnRay:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         """By host."""
-        self._mended_s = -math.inf
+        self._waiting: list[str] = []
+        """Hosts of nodes that are still to be started."""
+        self._starting: str | None = None
+        self._have_begun = self._begun() + 1
+        """Of all that the log tells of, the head included; the head may say it after it answers."""
+        self._started_s: dict[str, float] = {}
         self._start(
             HEAD_HOST,
             "--head",
@@ -74,17 +80,27 @@ class OwnRay:
         )
 
     def add_nodes(self) -> None:
-        """Start the nodes, once the head answers. Each has half of the cores, the GPUs and the memory of this machine."""
-        for host in NODE_HOSTS:
-            self._add_node(host)
+        """Start the first node, once the head answers; `mend` starts the others.
+
+        Each has half of the cores, the GPUs and the memory of this machine.
+        """
+        self._waiting = list(NODE_HOSTS)
+        self.mend()
 
     def mend(self) -> None:
-        """Start nodes anew that have ended: killed, or not begun within Ray's 30 s on a busy machine. Now and then, not at once."""
-        ended = [host for host in NODE_HOSTS if host in self._processes and self._processes[host].poll() is not None]
-        if ended and time.monotonic() - self._mended_s > MEND_S:
-            self._mended_s = time.monotonic()
-            for host in ended:
-                self._add_node(host)
+        """Start the next node once the one before has begun, and anew those that have ended: killed, or given up by Ray after 30 s.
+
+        One after the other, as of two that start at once every fourth gets no answer from its head. To be called every now and then.
+        """
+        if self._starting is not None and (self._ended(self._starting) or self._begun() > self._have_begun):
+            self._starting, self._have_begun = None, max(self._begun(), self._have_begun)
+        for host, started_s in self._started_s.items():
+            if host not in self._waiting and self._ended(host) and time.monotonic() - started_s > MEND_S:
+                self._waiting.append(host)
+        if self._starting is None and self._waiting:
+            self._starting = self._waiting.pop(0)
+            self._started_s[self._starting] = time.monotonic()
+            self._add_node(self._starting)
 
     def dead(self) -> str | None:
         """That its head has ended, and its last words; None while it runs."""
@@ -95,6 +111,8 @@ class OwnRay:
 
     def close(self) -> None:
         """End all processes, and delete their folder."""
+        self._waiting.clear()
+        self._started_s.clear()
         for number, wait_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, END_S)):
             for process in self._processes.values():
                 if process.poll() is None:
@@ -138,6 +156,16 @@ class OwnRay:
             f"--memory={int(here.memory_gib * 2**30 * 0.8 / len(NODE_HOSTS))}",
             variables={"CUDA_VISIBLE_DEVICES": ",".join(map(str, own_gpus))} if gpus else {},
         )
+
+    def _ended(self, host: str) -> bool:
+        return self._processes[host].poll() is not None
+
+    def _begun(self) -> int:
+        """How many nodes and heads have begun here so far."""
+        try:
+            return self._log.read_text(errors="replace").count(BEGUN)
+        except OSError:
+            return 0
 
     def _last_words(self) -> str:
         lines: Sequence[str] = ()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -75,18 +76,30 @@ def other_ray(tmp_path: Path) -> Iterator[Callable[[], OwnRay]]:
     home = tmp_path / "home"
     port = free_port()
     started: list[OwnRay] = []
+    over = threading.Event()
+
+    def mend() -> None:
+        """Its nodes start one after the other, and again where Ray gives one up."""
+        while not over.wait(0.5):
+            for one in started[-1:]:
+                one.mend()
 
     def start() -> OwnRay:
         log = tmp_path / "other" / "logs" / "ray.log"
         heads = log.read_text().count(BEGUN) if log.exists() else 0
-        started.append(OwnRay(tmp_path / "other", ray_environment(home, ClusterSection(), {}), port))
+        cluster = OwnRay(tmp_path / "other", ray_environment(home, ClusterSection(), {}), port)
         until_s = time.monotonic() + WAIT_S
         while time.monotonic() < until_s and log.read_text().count(BEGUN) == heads:
             time.sleep(0.5)  # a node that asks a head which only just listens may get no answer for 30 s
-        started[-1].add_nodes()
-        return started[-1]
+        cluster.add_nodes()
+        started.append(cluster)
+        return cluster
 
+    mending = threading.Thread(target=mend)
+    mending.start()
     yield start
+    over.set()
+    mending.join()
     for one in started:
         one.close()
 
