@@ -1,8 +1,8 @@
 """A Ray cluster of our own on this machine, for `cluster.address = "local"`: a head without cores, and two nodes that share the machine.
 
-It is made of `ray start --block`, each of which ends all that it started when it ends, and ends with us. Its processes know each other by
-addresses that only this machine has (127.0.0.2 and on); which ports listen elsewhere nevertheless is in docs/cluster.md. Left out: joining
-it (`ray_runtime.py`).
+It is made of `ray start --block`, each of which ends all that it started when it ends, and ends with us. One starts at a time: two at once
+get no answer from the head more often. Its processes know each other by addresses that only this machine has (127.0.0.2 and on); which
+ports listen elsewhere nevertheless is in docs/cluster.md. Left out: joining it (`ray_runtime.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ PORTS = (
 """Chosen by us: a node whose ports Ray chooses gives up if its agent has not written them down within 30 s, as on a busy machine."""
 END_S = 3.0
 MEND_S = 10.0
-"""Between two attempts to start nodes anew."""
+"""Between two attempts to start a node."""
+START_S = 60.0
+"""For so long others wait for one that is starting. Ray itself gives up after 30 s."""
+BEGUN = b"Ray runtime started"
+"""What a head or a node writes once it is there, and the head knows it."""
 TAIL_LINES = 5
 HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_delay_ms": "3000"}
 """A node of this machine that does not answer is given up within some 10 s; Ray alone takes 20."""
@@ -61,7 +65,11 @@ class OwnRay:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         """By host."""
-        self._mended_s = -math.inf
+        self._tried_s: dict[str, float] = {}
+        """When each host was last started, on the monotonic clock."""
+        self._newest = HEAD_HOST
+        self._newest_at = 0
+        """Where in the log its words begin."""
         self._start(
             HEAD_HOST,
             "--head",
@@ -73,18 +81,16 @@ class OwnRay:
             "--no-monitor",
         )
 
-    def add_nodes(self) -> None:
-        """Start the nodes, once the head answers. Each has half of the cores, the GPUs and the memory of this machine."""
-        for host in NODE_HOSTS:
-            self._add_node(host)
-
     def mend(self) -> None:
-        """Start nodes anew that have ended: killed, or not begun within Ray's 30 s on a busy machine. Now and then, not at once."""
-        ended = [host for host in NODE_HOSTS if host in self._processes and self._processes[host].poll() is not None]
-        if ended and time.monotonic() - self._mended_s > MEND_S:
-            self._mended_s = time.monotonic()
-            for host in ended:
-                self._add_node(host)
+        """Start a node that is not there, if none is starting: at first, when it was killed, and when Ray gave it up. Call it often.
+
+        Each node has half of the cores, the GPUs and the memory of this machine.
+        """
+        if self.dead() is not None or self._one_is_starting():
+            return
+        tried_s = {host: self._tried_s.get(host, -math.inf) for host in NODE_HOSTS if not self._runs(host)}
+        if tried_s and time.monotonic() - min(tried_s.values()) > MEND_S:
+            self._add_node(min(tried_s, key=tried_s.__getitem__))
 
     def dead(self) -> str | None:
         """That its head has ended, and its last words; None while it runs."""
@@ -116,7 +122,9 @@ class OwnRay:
             f"--node-ip-address={host}",
             *(f"--{port}={_free_port(host)}" for port in PORTS),
         )
+        self._newest, self._tried_s[host] = host, time.monotonic()
         with self._log.open("ab") as log:
+            self._newest_at = log.tell()
             self._processes[host] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments, *common],
                 stdin=subprocess.DEVNULL,
@@ -138,6 +146,16 @@ class OwnRay:
             f"--memory={int(here.memory_gib * 2**30 * 0.8 / len(NODE_HOSTS))}",
             variables={"CUDA_VISIBLE_DEVICES": ",".join(map(str, own_gpus))} if gpus else {},
         )
+
+    def _runs(self, host: str) -> bool:
+        return host in self._processes and self._processes[host].poll() is None
+
+    def _one_is_starting(self) -> bool:
+        if not self._runs(self._newest) or time.monotonic() - self._tried_s[self._newest] > START_S:
+            return False
+        with self._log.open("rb") as log:
+            log.seek(self._newest_at)
+            return BEGUN not in log.read()
 
     def _last_words(self) -> str:
         lines: Sequence[str] = ()
