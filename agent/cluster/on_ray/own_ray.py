@@ -1,12 +1,13 @@
 """A Ray cluster of our own on this machine, for `cluster.address = "local"`: a head without cores, and two nodes that share the machine.
 
-It is made of `ray start --block`, each of which ends all that it started when it ends, and ends with us. Its processes know each other by
-addresses that only this machine has (127.0.0.2 and on); which ports listen elsewhere nevertheless is in docs/cluster.md. Left out: joining
-it (`ray_runtime.py`).
+It is made of `ray start --block`, each of which ends all that it started when it ends, and ends with us. One starts at a time: two at once
+get no answer from the head more often. Its processes know each other by addresses that only this machine has (127.0.0.2 and on); which
+ports listen elsewhere nevertheless is in docs/cluster.md. Left out: joining it (`ray_runtime.py`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -40,8 +41,10 @@ PORTS = (
 END_S = 3.0
 MEND_S = 10.0
 """Between two attempts to start a node."""
-BEGUN = "will now block forever"
-"""What `ray start --block` says once its node runs."""
+START_S = 60.0
+"""For so long others wait for one that is starting. Ray itself gives up after 30 s."""
+BEGUN = b"Ray runtime started"
+"""What a head or a node writes once it is there, and the head knows it."""
 TAIL_LINES = 5
 HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_delay_ms": "3000"}
 """A node of this machine that does not answer is given up within some 10 s; Ray alone takes 20."""
@@ -62,12 +65,11 @@ class OwnRay:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         """By host."""
-        self._waiting: list[str] = []
-        """Hosts of nodes that are still to be started."""
-        self._starting: str | None = None
-        self._have_begun = self._begun() + 1
-        """Of all that the log tells of, the head included; the head may say it after it answers."""
-        self._started_s: dict[str, float] = {}
+        self._tried_s: dict[str, float] = {}
+        """When each host was last started, on the monotonic clock."""
+        self._newest = HEAD_HOST
+        self._newest_at = 0
+        """Where in the log its words begin."""
         self._start(
             HEAD_HOST,
             "--head",
@@ -79,28 +81,16 @@ class OwnRay:
             "--no-monitor",
         )
 
-    def add_nodes(self) -> None:
-        """Start the first node, once the head answers; `mend` starts the others.
-
-        Each has half of the cores, the GPUs and the memory of this machine.
-        """
-        self._waiting = list(NODE_HOSTS)
-        self.mend()
-
     def mend(self) -> None:
-        """Start the next node once the one before has begun, and anew those that have ended: killed, or given up by Ray after 30 s.
+        """Start a node that is not there, if none is starting: at first, when it was killed, and when Ray gave it up. Call it often.
 
-        One after the other, as of two that start at once every fourth gets no answer from its head. To be called every now and then.
+        Each node has half of the cores, the GPUs and the memory of this machine.
         """
-        if self._starting is not None and (self._ended(self._starting) or self._begun() > self._have_begun):
-            self._starting, self._have_begun = None, max(self._begun(), self._have_begun)
-        for host, started_s in self._started_s.items():
-            if host not in self._waiting and self._ended(host) and time.monotonic() - started_s > MEND_S:
-                self._waiting.append(host)
-        if self._starting is None and self._waiting:
-            self._starting = self._waiting.pop(0)
-            self._started_s[self._starting] = time.monotonic()
-            self._add_node(self._starting)
+        if self.dead() is not None or self._one_is_starting():
+            return
+        tried_s = {host: self._tried_s.get(host, -math.inf) for host in NODE_HOSTS if not self._runs(host)}
+        if tried_s and time.monotonic() - min(tried_s.values()) > MEND_S:
+            self._add_node(min(tried_s, key=tried_s.__getitem__))
 
     def dead(self) -> str | None:
         """That its head has ended, and its last words; None while it runs."""
@@ -111,8 +101,6 @@ class OwnRay:
 
     def close(self) -> None:
         """End all processes, and delete their folder."""
-        self._waiting.clear()
-        self._started_s.clear()
         for number, wait_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, END_S)):
             for process in self._processes.values():
                 if process.poll() is None:
@@ -134,7 +122,9 @@ class OwnRay:
             f"--node-ip-address={host}",
             *(f"--{port}={_free_port(host)}" for port in PORTS),
         )
+        self._newest, self._tried_s[host] = host, time.monotonic()
         with self._log.open("ab") as log:
+            self._newest_at = log.tell()
             self._processes[host] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments, *common],
                 stdin=subprocess.DEVNULL,
@@ -157,15 +147,15 @@ class OwnRay:
             variables={"CUDA_VISIBLE_DEVICES": ",".join(map(str, own_gpus))} if gpus else {},
         )
 
-    def _ended(self, host: str) -> bool:
-        return self._processes[host].poll() is not None
+    def _runs(self, host: str) -> bool:
+        return host in self._processes and self._processes[host].poll() is None
 
-    def _begun(self) -> int:
-        """How many nodes and heads have begun here so far."""
-        try:
-            return self._log.read_text(errors="replace").count(BEGUN)
-        except OSError:
-            return 0
+    def _one_is_starting(self) -> bool:
+        if not self._runs(self._newest) or time.monotonic() - self._tried_s[self._newest] > START_S:
+            return False
+        with self._log.open("rb") as log:
+            log.seek(self._newest_at)
+            return BEGUN not in log.read()
 
     def _last_words(self) -> str:
         lines: Sequence[str] = ()

@@ -50,7 +50,7 @@ class RayCluster:
         if dead is not None:
             return dead
         if self.own is not None:
-            self.own.mend()
+            self.own.mend()  # its nodes too are first started here
         now_s = time.monotonic()
         if now_s - self._asked_s < ASK_EVERY_S:
             return None
@@ -83,8 +83,6 @@ def joined_ray(home: Path, cluster: ClusterSection, stop: Callable[[], bool] = l
         address = own.address if own is not None else resolved(cluster.address)
         _wait_for(address, own, until_s if own is not None else time.monotonic(), stop)
         _connect(address, own, until_s)
-        if own is not None:
-            own.add_nodes()
         yield RayCluster(address=address, own=own, nodes=_nodes(address, own))
     finally:
         _disconnect()

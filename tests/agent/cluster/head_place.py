@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +75,12 @@ class Head:
         return self.journal
 
     def start_player(
-        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = "", port: int = 0
+        self,
+        program: str = "tests.agent.cluster.scripted_player",
+        config: Config | None = None,
+        fault: str = "",
+        port: int = 0,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a player with an order for this head, which it may find at another port."""
         number = len(self.players)
@@ -84,7 +89,7 @@ class Head:
         )
         file = self.path / f"order-{number}"
         file.write_bytes(self.order(f"p{number}", chosen, port))
-        self.players.append(self._process([program, str(file)], f"player-{number}", fault))
+        self.players.append(self._process([program, str(file)], f"player-{number}", fault, variables))
         return self.players[-1]
 
     def order(self, name: str, settings: Config, port: int = 0) -> bytes:
@@ -127,8 +132,8 @@ class Head:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def _process(self, arguments: list[str], log: str, fault: str) -> subprocess.Popen[bytes]:
-        environment = child_environment(PERDURE_FAULT=fault)
+    def _process(self, arguments: list[str], log: str, fault: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        environment = child_environment(PERDURE_FAULT=fault, **(variables or {}))
         with (self.path / f"{log}.log").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", *arguments], cwd=self.path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,17 +17,16 @@ from typing import Any
 import pytest
 from tests.agent.stand_ins import Place, plays
 from tests.agent.web.servers import free_port
+from tests.faults.cluster.other_cluster import OtherCluster
 
-from perdure.agent.cluster.cluster_settings import ClusterSection
-from perdure.agent.cluster.on_ray.own_ray import OwnRay
-from perdure.agent.cluster.on_ray.ray_environment import ray_environment
+from perdure.agent.cluster.on_ray.own_ray import HEAD_HOST
+from perdure.envs.rollout import nothing
 from perdure.memory.processes import events
 from perdure.memory.store import open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.processes, pytest.mark.timeout(900)]
 
 WAIT_S = 240.0
-BEGUN = "Ray runtime started"
 NOBODY_HAS_IT = "asks for 1 GPU; 0 of 2 nodes have one"
 
 
@@ -37,11 +35,12 @@ def settings(address: str, **more: object) -> str:
     return "[web]\nenabled = false\n[cluster]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
-def wait(place: Place, what: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+def wait(place: Place, what: str, holds: Callable[[dict[str, Any]], object], meanwhile: Callable[[], None] = nothing) -> dict[str, Any]:
     """The status, once this holds of it."""
     until_s = time.monotonic() + WAIT_S
     found: dict[str, Any] = {}
     while time.monotonic() < until_s:
+        meanwhile()
         with suppress(Exception):  # the store is being made
             found = place.status()
             if found["cluster"] and holds(found):
@@ -71,37 +70,10 @@ def process(found: dict[str, Any], name: str) -> int:
 
 
 @pytest.fixture
-def other_ray(tmp_path: Path) -> Iterator[Callable[[], OwnRay]]:
-    """Starts a cluster that is not the daemon's, at the same address each time, with the token of `home`."""
-    home = tmp_path / "home"
-    port = free_port()
-    started: list[OwnRay] = []
-    over = threading.Event()
-
-    def mend() -> None:
-        """Its nodes start one after the other, and again where Ray gives one up."""
-        while not over.wait(0.5):
-            for one in started[-1:]:
-                one.mend()
-
-    def start() -> OwnRay:
-        log = tmp_path / "other" / "logs" / "ray.log"
-        heads = log.read_text().count(BEGUN) if log.exists() else 0
-        cluster = OwnRay(tmp_path / "other", ray_environment(home, ClusterSection(), {}), port)
-        until_s = time.monotonic() + WAIT_S
-        while time.monotonic() < until_s and log.read_text().count(BEGUN) == heads:
-            time.sleep(0.5)  # a node that asks a head which only just listens may get no answer for 30 s
-        cluster.add_nodes()
-        started.append(cluster)
-        return cluster
-
-    mending = threading.Thread(target=mend)
-    mending.start()
-    yield start
-    over.set()
-    mending.join()
-    for one in started:
-        one.close()
+def other_ray(tmp_path: Path) -> Iterator[OtherCluster]:
+    """A cluster that is not the daemon's, with the token of `home`. Not started."""
+    with OtherCluster(tmp_path, f"{HEAD_HOST}:{free_port()}") as other:
+        yield other
 
 
 def test_a_local_cluster_says_why_players_wait_and_is_replaced_when_its_head_dies(place: Place) -> None:
@@ -128,19 +100,18 @@ def test_a_local_cluster_says_why_players_wait_and_is_replaced_when_its_head_die
     assert left == []
 
 
-def test_another_s_cluster_is_waited_for_and_joined_again(place: Place, other_ray: Callable[[], OwnRay]) -> None:
-    cluster = other_ray()
-    daemon = place.daemon(place.actor("play(store, pulse)"), settings(cluster.address))
-    wait(place, "the reason", says_why)
-    cluster.close()
+def test_another_s_cluster_is_waited_for_and_joined_again(place: Place, other_ray: OtherCluster) -> None:
+    other_ray.start()
+    daemon = place.daemon(place.actor("play(store, pulse)"), settings(other_ray.address))
+    wait(place, "the reason", says_why, other_ray.mend)
+    other_ray.close()
     gone = wait(place, "its silence", lambda found: "does not answer" in str(found["cluster"]["detail"]))
     assert gone["state"] == "playing"
     assert "start it there, or change cluster.address" in gone["cluster"]["detail"]
     assert gone["cluster"]["pieces"] == []
-    other_ray()
-    back_s = time.monotonic()
-    wait(place, "its return", says_why)
-    print(f"rejoined {time.monotonic() - back_s:.0f} s after its head listened again")
+    back_s = other_ray.start()
+    wait(place, "its return", says_why, other_ray.mend)
+    print(f"rejoined with both nodes {time.monotonic() - back_s:.0f} s after its head listened again")
     with open_store(place.home) as store:
         told = [event.message for event in events(store) if event.subject == "cluster"]
     assert any("does not answer" in line for line in told), told
@@ -159,9 +130,10 @@ def asked(tmp_path: Path, address: str, start_timeout_s: int = 120) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S).stdout
 
 
-def test_the_doctor_joins_a_cluster_and_tells_a_wrong_token(tmp_path: Path, other_ray: Callable[[], OwnRay]) -> None:
+def test_the_doctor_joins_a_cluster_and_tells_a_wrong_token(tmp_path: Path, other_ray: OtherCluster) -> None:
     (tmp_path / "home").mkdir()
-    address = other_ray().address
+    other_ray.start()
+    address = other_ray.address
     found = asked(tmp_path, address)
     assert f"('{address}, " in found
     assert found.strip().endswith("True)")

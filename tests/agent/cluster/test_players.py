@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.agent.cluster.cut_line import CutLine
 from tests.agent.cluster.head_place import WALK, Head, acknowledged_once, head_in, queue
+from tests.agent.cluster.wrong_clock import SECONDS, wrong_clock
 from tests.faults.acknowledged import Acknowledgements, checksum
 
 from perdure.memory.leases import BootClock
@@ -92,6 +96,35 @@ def test_a_cut_line_ends_in_a_new_name_and_its_tasks_are_played(head: Head) -> N
         player.send_signal(signal.SIGTERM)
         assert player.wait(timeout=60) == 0
     assert head.log("player-0").count("is player:") == 2
+    nothing_lost_or_doubled(head)
+
+
+def test_players_whose_clocks_are_a_minute_off_play_as_others_do(head: Head, tmp_path: Path) -> None:
+    """No clock of a node counts: times in the store are the head's, and no lease ends early or late."""
+    clock = wrong_clock(tmp_path)
+    if clock is None:
+        pytest.skip("there is no C compiler for a wrong clock")
+    asked = [sys.executable, "-c", "import time; print(time.time())"]
+    said_s = float(subprocess.run(asked, env={**os.environ, **clock, SECONDS: "60"}, capture_output=True, check=True).stdout)
+    assert 55 < said_s - time.time() < 90, "the clock is not wrong"
+    head.start_journal()
+    before_s = time.time()
+    players = [head.start_player(variables={**clock, SECONDS: seconds}) for seconds in ("60", "-60")]
+    for number, player in enumerate(players):
+        plays(head, player, number)
+    head.wait("all tasks", lambda: head.tasks("queued") + head.tasks("leased") == 0)
+    for player in players:
+        player.send_signal(signal.SIGTERM)
+        assert player.wait(timeout=60) == 0
+    with open_store(head.home) as store:
+        sql = (
+            "SELECT min(started_at) AS first, max(started_at) AS last, count(*) FILTER (WHERE state <> 'completed') AS others FROM episode"
+        )
+        [row] = store.rows(sql)
+        assert not [event.message for event in events(store) if event.kind == "player lost"]
+    assert before_s <= row["first"] <= row["last"] <= time.time()
+    assert row["others"] == 0
+    assert head.ask("SELECT max(attempt) FROM task") == 1
     nothing_lost_or_doubled(head)
 
 

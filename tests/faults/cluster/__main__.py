@@ -25,6 +25,7 @@ from tests.faults.cases import rest
 from tests.faults.cluster import cluster_cases as cases
 from tests.faults.cluster.cluster_place import ClusterPlace
 from tests.faults.cluster.cluster_table import BEGIN, END, ClusterTable, report
+from tests.faults.cluster.other_cluster import OtherCluster
 from tests.faults.place import ROOT, Stuck
 from tests.faults.table import write_between_markers
 from tests.tiny_models import tiny_llama
@@ -138,7 +139,7 @@ def other_lane(folder: Path, model: Path, random: Random, table: ClusterTable, s
     if time_is_up() or table.times_of(cases.OTHER_HEAD) >= OTHER_HEADS:
         return
     address = f"{HEAD_HOST}:{free_port()}"
-    with noted(stuck), ClusterPlace(folder, model, address, learners=1) as place, cases.OtherCluster(folder, address) as other:
+    with noted(stuck), ClusterPlace(folder, model, address, learners=1) as place, OtherCluster(folder, address) as other:
         place.home.mkdir(parents=True, exist_ok=True)
         other.start()
         say(f"all play in the other's cluster after {place.all_play(place.start(), other.mend):.0f} s")
