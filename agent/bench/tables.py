@@ -148,24 +148,29 @@ def print_envs(costs: Sequence[EnvironmentCost], batch: ActorTime) -> None:
 def print_web(bench: PageBench) -> None:
     from perdure.agent.bench.pages.page_speed import CLIENTS, missed
 
-    alone, busy = bench.sides
+    alone, playing, learns = bench.sides
     click.echo(f"{bench.episodes} episodes, {bench.turns} turns, {bench.size_bytes / 1e6:.0f} MB, made in {bench.fill_s:.0f} s")
     rows: list[tuple[Cell, ...]] = [
         (
             page.path,
             page.page_bytes / 1000,
             page.all_bytes / 1000,
-            *(1000 * one for one in (*_first_and_next(page), *_first_and_next(other))),
+            *(1000 * one for other in (page, beside, busy) for one in _first_and_next(other)),
         )
-        for page, other in zip(alone.pages, busy.pages, strict=True)
+        for page, beside, busy in zip(alone.pages, playing.pages, learns.pages, strict=True)
     ]
-    columns = ("page", "KB", "with its files", "first ms", "then", "first, a job learns", "then")
+    columns = ("page", "KB", "with its files", "first ms", "then", "first, a daemon plays", "then", "first, its job learns", "then")
     print_table(columns, rows, title="pages")
     asked: list[tuple[Cell, ...]] = [
-        (f"{CLIENTS} clients, {pace}", *(1000 * one for one in (timing.median_s, timing.p95_s, other.median_s, other.p95_s)))
-        for pace, timing, other in (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
+        (f"{CLIENTS} clients, {pace}", *(1000 * one for timing in timings for one in (timing.median_s, timing.p95_s)))
+        for pace, timings in (
+            ("once a second", [side.steady for side in bench.sides]),
+            ("again and again", [side.busy for side in bench.sides]),
+        )
     ]
-    print_table(("status", "median ms", "p95 ms", "median, a job learns", "p95"), asked, title=f"status; {busy.updates} updates meanwhile")
+    meanwhile = f"the daemon began {playing.episodes} episodes, then its job made {learns.updates} updates"
+    heads = ("status", "median ms", "p95 ms", "median, a daemon plays", "p95", "median, its job learns", "p95")
+    print_table(heads, asked, title=f"status; meanwhile {meanwhile}")
     click.echo(
         f"an open page takes {bench.lost:.1%} of an actor's time (median of {len(bench.pairs)} pairs), and {bench.processors:.1%} of the "
         "machine's processors"

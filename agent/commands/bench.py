@@ -85,9 +85,9 @@ def bench(
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
     plain sqlite3, and a large store), history (old turns that move into shards, and SQL over many, beside DuckDB alone), play (an actor's
     work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays), web
-    (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor) or cluster (players that
-    wait, the journal that writes for them, a player that is lost, and what a model of the cycle forecasts). all runs them one after the
-    other, vllm only if it is the engine, and web and cluster not: they take longest.
+    (the page and the API over a large store, alone and in a daemon that plays and learns, and what an open page costs an actor) or
+    cluster (players that wait, the journal that writes for them, a player that is lost, and what a model of the cycle forecasts). all
+    runs them one after the other, vllm only if it is the engine, and web and cluster not: they take longest.
     Engine and learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a
     large product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one
     run mean anything. How far it is goes to stderr. The stores of store, history and web are measured in the folder for temporary files,

@@ -1,10 +1,10 @@
 """How fast the page and the API are over a large store, and what an open page costs an actor.
 
-Everything is asked of a real web process, over HTTP, twice in one run: of a home in which nothing else works, and while a real job learns
-in the same home. A page is asked for three times; the first answer counts, as it does for a person. Its size is that of the page and of all
-files that it names. Status is asked by 32 clients, once a second as open pages do, and again and again, which shows how much there can
-be.
-Then an actor plays the same tasks with the same tokens in turn with and without a browser that has the first page open.
+Everything is asked of a real web process, over HTTP, three times in one run: of `perdure web` over a home in which nothing else works,
+and of the page of a whole daemon in the same home, while its actor plays and while its job learns (on a CPU the actor then waits). A page
+is asked for three times; the first answer counts, as it does for a person. Its size is that of the page and of all files that it names.
+Status is asked by 32 clients, once a second as open pages do, and again and again, which shows how much there can be. In between, without
+a daemon, an actor plays the same tasks with the same tokens in turn with and without a browser that has the first page open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from perdure.agent.bench.journal_speed import TURNS
 from perdure.agent.bench.large_store import Timing, fill, require_store_room
 from perdure.agent.bench.measure import in_turn, timed
 from perdure.agent.bench.pages.page_clients import NAMED, ask_at_once, fetch
-from perdure.agent.bench.pages.served_home import ServedPage, learning, page_open, prepare, serving_page, updates_of_last_job
+from perdure.agent.bench.pages.served_home import (
+    ServedPage,
+    learning,
+    page_open,
+    prepare,
+    running_daemon,
+    serving_page,
+    updates_of_last_job,
+)
 from perdure.agent.control_groups import usable_cores
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Policy, Request, Sample
@@ -33,10 +41,11 @@ from perdure.memory.gates import last_verdict
 from perdure.memory.jobs import list_jobs
 from perdure.memory.json_value import Document
 from perdure.memory.store import FILE_NAME, Store, open_store
+from perdure.memory.trajectories.episodes import count
 from perdure.memory.versions import serving
 
 CLIENTS = 32
-ASK_S = 20.0
+ASK_S = 15.0
 """How long status is asked for at each pace."""
 EVERY_S = 1.0
 TIMES = 3
@@ -46,7 +55,7 @@ BATCHES = 4
 PAGE_BYTES, PAGE_S, STATUS_S, LOST = 300_000, 1.0, 0.05, 0.02
 """What is aimed at: size and time of each page, the 95th percentile of status, and the share of the actor's time."""
 STATUS = "/api/v1/status"
-SideName = Literal["nothing else works", "a job learns"]
+SideName = Literal["nothing else works", "a daemon plays", "its job learns"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,8 @@ class PageSide:
     """How long it was asked for at each pace."""
     updates: int
     """That the job made meanwhile."""
+    episodes: int
+    """That were begun meanwhile, by the actor or for the job."""
 
     def as_json(self) -> Document:
         return {
@@ -86,6 +97,7 @@ class PageSide:
             "status_once_a_second": self.steady.as_json(),
             "status_again_and_again": self.busy.as_json() | {"a_second": len(self.busy.seconds) / self.ask_s},
             "updates": self.updates,
+            "episodes": self.episodes,
         }
 
 
@@ -128,7 +140,7 @@ class PageBench:
         return statistics.median((beside.page_cpu_s - without.page_cpu_s) / beside.wall_s / cores for beside, without in self.pairs)
 
     def as_json(self) -> Document:
-        alone, busy = self.sides
+        alone, playing, learns = (side.steady.p95_s for side in self.sides)
         return {
             "episodes": self.episodes,
             "turns": self.turns,
@@ -136,7 +148,7 @@ class PageBench:
             "fill_s": self.fill_s,
             "clients": CLIENTS,
             "sides": [side.as_json() for side in self.sides],
-            "status_p95_ratio": busy.steady.p95_s / alone.steady.p95_s,
+            "status_p95_ratio": {"a daemon plays": playing / alone, "its job learns": learns / alone},
             "open_page": {
                 "pairs": [{"open": beside.as_json(), "closed": without.as_json()} for beside, without in self.pairs],
                 "lost": self.lost,
@@ -168,12 +180,16 @@ def bench_pages(
         paths = page_paths(store)
     with serving_page(home, model, device, environment.name) as page:
         say("asking for every page, and for status")
-        sides = [_ask(page, paths, "nothing else works", ask_s)]
-        say("waiting for a job to learn")
+        alone = _ask(page, paths, "nothing else works", ask_s)
+        pairs_played = [*_play_beside(page, files, environment, device, pairs, say)]
+    say("waiting for a daemon to play")
+    with running_daemon(home, model, device, environment.name) as page:
+        say("asking again while it plays")
+        sides = [alone, _ask(page, paths, "a daemon plays", ask_s)]
+        say("waiting for its job to learn")
         with learning(page, environment.name):
             say("asking again while it learns")
-            sides.append(_ask(page, paths, "a job learns", ask_s))
-        pairs_played = [*_play_beside(page, files, environment, device, pairs, say)]
+            sides.append(_ask(page, paths, "its job learns", ask_s))
     return PageBench(
         episodes=episodes,
         turns=episodes * TURNS,
@@ -236,11 +252,19 @@ def page_paths(store: Store) -> list[str]:
 
 def _ask(page: ServedPage, paths: Sequence[str], side: SideName, ask_s: float) -> PageSide:
     with open_store(page.home) as store:
-        before = updates_of_last_job(store)
+        updates, episodes = updates_of_last_job(store), count(store)
         pages = [_ask_page(page, path) for path in paths]
         times = [ask_at_once(page.port, page.token, STATUS, clients=CLIENTS, for_s=ask_s, every_s=every_s) for every_s in (EVERY_S, 0.0)]
         steady, busy = (Timing(what=STATUS, seconds=seconds) for seconds in times)
-        return PageSide(side=side, pages=pages, steady=steady, busy=busy, ask_s=ask_s, updates=updates_of_last_job(store) - before)
+        return PageSide(
+            side=side,
+            pages=pages,
+            steady=steady,
+            busy=busy,
+            ask_s=ask_s,
+            updates=updates_of_last_job(store) - updates,
+            episodes=count(store) - episodes,
+        )
 
 
 def _ask_page(page: ServedPage, path: str) -> PageTime:
