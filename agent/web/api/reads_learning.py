@@ -29,6 +29,7 @@ from perdure.agent.web.evidence.study_parts import study_document, study_folder
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.learning_curves import learning_document
 from perdure.memory.contracts.orders import JobState
+from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import as_json, list_jobs
 from perdure.memory.json_value import Document
 
@@ -91,11 +92,14 @@ def learning(at: AtHome, asked: Annotated[LearningQuery, Q()]) -> Response:
     return answer(found)
 
 
-@router.get("/studies", responses={200: {"model": list[StudyAnswer]}})
+@router.get("/studies", responses={200: {"model": list[StudyAnswer]}, **MISSING})
 def studies(at: AtHome, asked: Annotated[StudyQuery, Q()]) -> Response:
     """The studies that come with Perdure and those that were run, as `perdure study list --json`."""
     every = list_studies(at.studies)
-    begin = next((n + 1 for n, one in enumerate(every) if one.name == asked.after), 0)
+    names = [one.name for one in every]
+    if asked.after is not None and asked.after not in names:
+        raise UnknownError(f"no study {asked.after[:100]!r}; `perdure study list` shows those that are there")
+    begin = 0 if asked.after is None else names.index(asked.after) + 1
     return answer([one.as_json() for one in every[begin : begin + asked.limit]])
 
 

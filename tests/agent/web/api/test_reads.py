@@ -83,7 +83,9 @@ def test_an_episode_is_read_from_a_turn_on(ask: Asker) -> None:
     assert ask.get("/api/v1/episodes/1", first=0, limit=1).json() == {**whole, "turns": whole["turns"][:1]}
     assert ask.get("/api/v1/episodes/1", first=10**6).json()["turns"] == []
     assert ask.get("/api/v1/episodes/1", limit=10**9).status == 422
-    assert [ask.get(path).status for path in ("/api/v1/versions?before=v99", "/api/v1/environments?after=none")] == [404, 404]
+    assert [
+        ask.get(path).status for path in ("/api/v1/versions?before=v99", "/api/v1/environments?after=none", "/api/v1/studies?after=none")
+    ] == [404] * 3
 
 
 def test_the_wealth_of_a_gate_is_told_round_by_round(judged_ask: Asker) -> None:
