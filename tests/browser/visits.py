@@ -15,8 +15,8 @@ from tests.agent.web.servers import Server
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PATIENCE_MS = 60_000
 """A machine that runs these tests may do much else."""
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 Size = Literal["desktop", "phone"]
+SIZES: dict[Size, tuple[int, int]] = {"desktop": (1280, 900), "phone": (390, 844)}
 Scheme = Literal["light", "dark"]
 
 
