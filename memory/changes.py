@@ -124,6 +124,11 @@ def list_changes(store: Store, limit: int = 50, before: int | None = None) -> li
     return [_change(row) for row in rows]
 
 
+def changes_after(store: Store, change: int) -> list[MadeChange]:
+    """The changes after the one of this number, oldest first."""
+    return [_change(row) for row in store.rows("SELECT * FROM change WHERE id > ? ORDER BY id", (change,))]
+
+
 def check_words(by: Who, reason: str | None = None, key: str | None = None) -> None:
     """Raise `InputError` if one of these cannot be kept in the table."""
     if not by.name.strip() or len(by.name) > MOST_NAME or storable(by.name) != by.name:

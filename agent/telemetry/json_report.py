@@ -18,9 +18,9 @@ from perdure.agent.show.home_snapshot import POLL_S, beside
 from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import Id, ids_of_process, json_line
 from perdure.agent.telemetry.trace_ids import Traces
-from perdure.memory.changes import list_changes
+from perdure.memory.changes import changes_after, list_changes
 from perdure.memory.errors import PerdureError
-from perdure.memory.processes import GIVEN_UP, Event, events_after, last_event_id, processes
+from perdure.memory.processes import GIVEN_UP, events_after, last_event_id, processes
 from perdure.memory.store import Store, open_store
 
 LEVELS = {
@@ -33,9 +33,6 @@ LEVELS = {
     "notify": "warning",
 }
 """Of events by kind; all others are `info`."""
-
-MOST_CHANGES = 100
-"""Of persons that are told at one look."""
 
 Write = Callable[[str], None]
 
@@ -64,14 +61,12 @@ class Reported:
         """A line for each thing that is new."""
         for event in events_after(self._store, self._last_event):
             self._last_event = event.id
-            yield self._line(LEVELS.get(event.kind, "info"), _said(event), _ids_of_subject(event.subject), event.happened)
-        for change in reversed(list_changes(self._store, MOST_CHANGES)):
-            if change.id > self._last_change:
-                self._last_change = change.id
-                why = f": {change.reason}" if change.reason else ""
-                yield self._line(
-                    "info", f"{change.what} ({change.subject}) by {change.who}{why}", _ids_of_subject(change.subject), change.made
-                )
+            said = f"{event.kind} ({event.subject}): {event.message}"
+            yield self._line(LEVELS.get(event.kind, "info"), said, _ids_of_subject(event.subject), event.happened)
+        for change in changes_after(self._store, self._last_change):
+            self._last_change = change.id
+            said = f"{change.what} ({change.subject}) by {change.who}" + (f": {change.reason}" if change.reason else "")
+            yield self._line("info", said, _ids_of_subject(change.subject), change.made)
         for process in processes(self._store):
             now = process.pid, process.state
             if self._states.get(process.name) != now:
@@ -104,10 +99,6 @@ def _report(home: Path, write: Write, ended: threading.Event, last_event: int) -
     finally:
         if store is not None:
             store.close()
-
-
-def _said(event: Event) -> str:
-    return f"{event.kind} ({event.subject}): {event.message}"
 
 
 def _ids_of_subject(subject: str) -> Mapping[str, Id | None]:
