@@ -35,7 +35,7 @@ KNOWN = """
 """What the second round asks for, so that it is about things that are there."""
 NOT_ASKED = "positive_data_acceptance,unsupported_method,allow_header_conformance"
 """The first: many requests of a right form name what is not there. The others: POST /jobs/learn and GET /jobs/{number} look alike to the
-router, so that a PUT of the one is refused with the methods of the other; `test_hostile.py` asks for the methods of paths that stand alone."""
+router, so a PUT of the one is refused with the methods of the other; `test_hostile.py` asks for the methods of paths that stand alone."""
 
 
 def main() -> int:
